@@ -30,14 +30,11 @@ MARGIN = 0.03
 ANIMATION_FRAMES = 12
 
 # Emoji that show the same thing as a named actor or a stranger in another view: never among the unnamed ones.
-_TWINS = frozenset(
-    "1f416 1f43d 1f417 1f404 1f423 1f425 1f414 1f433 1f42c 1f435 1f648 1f649 1f64a 1f42f 1f406 1f407 1f42a 1f9a3 1f995 1f409 1f432 1f43c 1f43b "
-    "1f43b-200d-2744-fe0f 1f47e 1f426-200d-2b1b 1fabf 1f41f 1f990 1f577 1f578-fe0f 1f338 1f33c 1f345 1f34e 1f34f 1f336-fe0f 1f34b 1f96d 1f34a "
-    "1f967 1f358 1f968 1f36e 1f382 1f370 1f368 1f375 1f384 1f332 1f3dd-fe0f 1f3d6-fe0f 26f1-fe0f 2614 1f302 2603-fe0f 1f698 1f696 1f694 1f693 1f68d "
-    "1f68e 1f690 1f6fb 1f69b 1f683 1f68b 1f6eb 1f6ec 1f6e9-fe0f 1f6f5 1f6b5 1f6b4 1f515 1f6ce-fe0f 1f3c5 1f396-fe0f 1f94e 26be 1f3d0 1f3c9 1f3c8 "
-    "1f48d 1f4a0 23f1-fe0f 23f2-fe0f 1f570-fe0f 231a 231b 1f98e 1f42b 1f40e 1f434 1f98c 1facf 1f410 1f431 1f408 1f5dd-fe0f 1f510 1f526 1f4de "
-    "1f385 1f38f 1f420 1f421 1f4fb 1f5a5-fe0f 1f45e 1f45f 1f37c 1f964 1f354 1f96a 1f956 1f32f 1f959 1f95e 1f9c7 1f340 1f342 1f3bb 1f95b".split()
-)
+_TWINS = """
+1f416 1f43d 1f404 1f423 1f425 1f433 1f435 1f648 1f649 1f64a 1f42f 1f407 1f42a 1f577 1f9a3 1f995 26f1-fe0f 2614 1f302 2603-fe0f
+1f698 1f696 1f694 1f693 1f68d 1f68e 1f6fb 1f6eb 1f6ec 1f6e9-fe0f 1f515 1f6ce-fe0f 1f94e 231b 1f5dd-fe0f 1f510 1f4de
+1f344-200d-1f7eb 1f4cd 1f43b 1f367 1f368 1f336 26f4-fe0f 1f3dd-fe0f 1f414 1f40f 1f4a0
+"""
 
 
 def fetch(target_dir: str | Path | None = None, tarballs: str | Path | None = None, animated: bool = False) -> Path:
@@ -63,7 +60,9 @@ def fetch(target_dir: str | Path | None = None, tarballs: str | Path | None = No
         if folder.is_dir():
             continue
         with tempfile.TemporaryDirectory() as scratch:
-            archive = _find_tarball(Path(tarballs), package) if tarballs is not None else _npm_pack(package, Path(scratch))
+            archive = (
+                _find_tarball(Path(tarballs), package) if tarballs is not None else _npm_pack(package, Path(scratch))
+            )
             unpacked = Path(tempfile.mkdtemp(dir=_made(source)))
             _unpack(archive, unpacked)
             os.replace(unpacked, folder)
@@ -84,26 +83,34 @@ def build_actor_assets(source_dir: str | Path, out_dir: str | Path = ASSETS / "a
     return sum(path.stat().st_size for path in out.iterdir())
 
 
-def build_unnamed_actors(source_dir: str | Path, target_dir: str | Path, similarity: float = 0.955) -> Path:
+def build_unnamed_actors(source_dir: str | Path, target_dir: str | Path, similarity: float = 0.985) -> Path:
     """Writes `unnamed_actors.npy` [N, 64, 64, 4] uint8: every further emoji that is not a near-duplicate of another or of an actor.
 
     Left out: all actors (named and strangers) and their twins, flags, text and symbols, skin tones and gender variants but one.
-    `similarity` is the cosine above which two sprites count as the same (see `features`).
+    `similarity` is the cosine above which two sprites count as the same (see `features`); next to an actor 0.94 is already too much.
     """
     source = Path(source_dir)
     folder = source / STILL_PACKAGE.split("/")[-1]
-    skipped = _symbols_and_flags(source / GROUPS_PACKAGE) | _TWINS | {actor.code for actor in load_actors().values()}
+    skipped = (
+        _symbols_and_flags(source / GROUPS_PACKAGE)
+        | set(_TWINS.split())
+        | {actor.code for actor in load_actors().values()}
+    )
     kept: list[np.ndarray] = []
-    kept_features = [features(sprite) for name in load_actors() for sprite in load_sprite(name)[:1]]
+    kept_features: list[np.ndarray] = []
+    actor_features = np.stack([features(load_sprite(name)[0]) for name in load_actors()])
     for path in sorted(folder.glob("*.webp")):
         code = path.stem
         if code in skipped or _bare(code) in skipped or _is_variant(code):
             continue
         (sprite,) = _crop_together([Image.open(path).convert("RGBA")])
         feature = features(sprite)
-        if float(np.max(np.stack(kept_features) @ feature)) < similarity:
-            kept.append(sprite)
-            kept_features.append(feature)
+        if (actor_features @ feature).max() > 0.94 or (
+            kept_features and (np.stack(kept_features) @ feature).max() > similarity
+        ):
+            continue
+        kept.append(sprite)
+        kept_features.append(feature)
     path = _made(Path(target_dir)) / UNNAMED_FILE
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         np.save(file, np.stack(kept))
@@ -125,7 +132,9 @@ def features(sprite: np.ndarray) -> np.ndarray:
 def _npm_pack(package: str, folder: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
-        raise RuntimeError(f"fetching {package} needs the `npm` client; install Node.js, or pass `tarballs` with the packages already downloaded.")
+        raise RuntimeError(
+            f"fetching {package} needs the `npm` client; install Node.js, or pass `tarballs` with the packages already downloaded."
+        )
     done = subprocess.run([npm, "pack", package, "--silent"], cwd=folder, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"`npm pack {package}` failed: {done.stderr.strip() or done.stdout.strip()}")
@@ -153,7 +162,9 @@ def _find_image(source: Path, code: str, packages: tuple[str, ...]) -> Path:
         path = source / package.split("/")[-1] / f"{code}.webp"
         if path.is_file():
             return path
-    raise ValueError(f"`source_dir` must hold {code}.webp of {' or '.join(packages)}, got {source}; run `fetch(animated=True)` first.")
+    raise ValueError(
+        f"`source_dir` must hold {code}.webp of {' or '.join(packages)}, got {source}; run `fetch(animated=True)` first."
+    )
 
 
 def _animation(path: Path) -> list[Image.Image]:
@@ -176,7 +187,9 @@ def _crop_together(frames: list[Image.Image]) -> np.ndarray:
     canvas = np.zeros((len(frames), side, side, 4), np.uint8)
     y, x = (side - height) // 2, (side - width) // 2
     canvas[:, y : y + height, x : x + width] = pixels[:, top:bottom, left:right]
-    resized = [Image.fromarray(frame, "RGBA").resize((ACTOR_SIZE, ACTOR_SIZE), Image.Resampling.LANCZOS) for frame in canvas]
+    resized = [
+        Image.fromarray(frame, "RGBA").resize((ACTOR_SIZE, ACTOR_SIZE), Image.Resampling.LANCZOS) for frame in canvas
+    ]
     sprites = np.stack([np.asarray(image) for image in resized])
     return np.where(sprites[..., 3:] == 0, 0, sprites)  # Pillow resizes RGBA premultiplied; clean what is invisible
 
@@ -191,7 +204,9 @@ def _is_variant(code: str) -> bool:
     """Skin tones, the gendered forms of a person, keycaps and flags; the ungendered, yellow form stays."""
     if re.search(r"1f3f[b-f]|20e3|1f1[e-f][0-9a-f]|e00|200d-264[02]", code):
         return True
-    return bool(re.search(r"1f468|1f469", code))  # man, woman and every couple and job made of them: the person 1f9d1 stays
+    return bool(
+        re.search(r"1f468|1f469", code)
+    )  # man, woman and every couple and job made of them: the person 1f9d1 stays
 
 
 def _bare(code: str) -> str:
