@@ -1,0 +1,256 @@
+"""The configuration of a training run: one YAML file, checked when read, saved resolved beside the output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+TASKS = ("text", "first_image", "last_image", "keyframes", "extend", "subject", "image")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Section):
+    """Where clips come from. They are encoded once into the latent cache.
+
+    Attributes:
+        source: "stage" renders clips of a rung, "folder" reads videos and captions.
+        rung: of Stage.
+        num_clips: of Stage; the last `num_validation` clips of the cache are kept for validation.
+        path: folder of videos with `captions` (JSONL: `file`, `caption`, optionally `language`).
+        cache: folder of the latent cache; built when missing or incomplete.
+        cache_dtype: element type latents are stored in.
+        workers: processes that build the cache, each with its share of the cores.
+        mid_clip_share: share of clips that also get a window cut from mid-clip (task "extend").
+        chinese_share: share of Chinese captions (Stage).
+        camera_vector_share: share of clips whose camera move is told by vector instead of words (Stage).
+        caption_dropout: share of clips trained without text and camera, for guidance.
+    """
+
+    source: Literal["stage", "folder"] = "stage"
+    rung: str = "rung1"
+    num_clips: int = Field(20_000, ge=2)
+    num_validation: int = Field(64, ge=1)
+    path: str = ""
+    captions: str = "captions.jsonl"
+    cache: str = "runs/cache"
+    workers: int = Field(1, ge=1)
+    shard_size: int = Field(500, ge=1)
+    encode_batch_size: int = Field(16, ge=1)
+    num_frames: int = Field(17, ge=1)
+    height: int = Field(96, ge=16)
+    width: int = Field(96, ge=16)
+    fps: float = Field(12.0, gt=0)
+    mid_clip_share: float = Field(0.25, ge=0, le=1)
+    chinese_share: float = Field(0.25, ge=0, le=1)
+    camera_vector_share: float = Field(0.5, ge=0, le=1)
+    caption_dropout: float = Field(0.12, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.source == "folder" and not self.path:
+            raise ValueError("`data.path` must name the folder of videos when `data.source` is 'folder'.")
+        return self
+
+
+class TextConfig(_Section):
+    """The text tokenizer, trained at the start of a run on the captions."""
+
+    vocab_size: int = Field(1024, ge=300)
+    max_length: int = Field(48, ge=4)
+    corpus_size: int = Field(4000, ge=1)
+
+
+class FlowConfig(_Section):
+    """Noise levels and loss, see `videogen.diffusion.flow_matching`."""
+
+    mean: float = 0.0
+    std: float = Field(1.0, gt=0)
+    tail: float = Field(0.1, ge=0, le=1)
+    shift: float = Field(1.0, gt=0)
+    contrastive_weight: float = Field(0.0, ge=0)
+
+
+class OptimizerConfig(_Section):
+    """AdamW with Muon for the hidden matrices; both use `learning_rate` (Muon's updates are scaled to AdamW's size)."""
+
+    learning_rate: float = Field(2e-3, gt=0)
+    use_muon: bool = True
+    muon_momentum: float = Field(0.95, ge=0, lt=1)
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+
+
+class ScheduleConfig(_Section):
+    """Warm-up, constant, decay; all in steps.
+
+    Attributes:
+        num_steps: end of the run when no decay is set.
+        decay_start: step at which the decay begins; the run ends `decay_steps` later. "now" (with `--resume`) is the
+            step resumed from.
+    """
+
+    num_steps: int = Field(20_000, ge=1)
+    warmup_steps: int = Field(200, ge=0)
+    decay_start: int | Literal["now"] | None = None
+    decay_steps: int = Field(2000, ge=1)
+    final_lr_ratio: float = Field(0.02, ge=0, le=1)
+
+    def last_step(self) -> int:
+        return self.decay_start + self.decay_steps if isinstance(self.decay_start, int) else self.num_steps
+
+    def lr_scale(self, step: int) -> float:
+        """Factor on the learning rate for optimiser step `step` (0-based)."""
+        scale = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        if isinstance(self.decay_start, int) and step >= self.decay_start:
+            progress = min(1.0, (step + 1 - self.decay_start) / self.decay_steps)
+            scale *= 1.0 - (1.0 - self.final_lr_ratio) * progress
+        return scale
+
+
+class CurriculumConfig(_Section):
+    """Learn to draw first: the first steps see single images only (one latent frame each)."""
+
+    image_only_steps: int = Field(0, ge=0)
+
+
+class RouterConfig(_Section):
+    """Balancing of the experts: bias step per optimiser step, and weight of an optional auxiliary loss."""
+
+    bias_rate: float = Field(1e-3, ge=0)
+    balance_loss_weight: float = Field(0.0, ge=0)
+
+
+class EmaConfig(_Section):
+    max_decay: float = Field(0.9995, ge=0, lt=1)
+    power: float = Field(6.94, ge=0)
+
+
+class LogConfig(_Section):
+    """How often, in steps; 0 = never."""
+
+    metrics_every: int = Field(50, ge=1)
+    validate_every: int = Field(1000, ge=0)
+    sample_every: int = Field(2000, ge=0)
+    checkpoint_every: int = Field(1000, ge=0)
+    sample_steps: int = Field(12, ge=1)
+    sample_guidance_scale: float = 3.0
+    sample_prompts: tuple[str, ...] = ()
+
+
+class TrainConfig(_Section):
+    """A whole run.
+
+    Attributes:
+        output: folder of the run: checkpoints, metrics, sample sheets, exported weights.
+        tokenizer: folder of the trained video tokenizer (component `vae`).
+        model: YAML of the model, with sections `transformer` and `text_encoder`.
+        transformer: settings that override the model file's `transformer` section.
+        tasks: share of each task; they need not sum to 1.
+        batch_size: clips per micro-batch and process; `image_batch_size` for micro-batches of single images.
+    """
+
+    task: Literal["video"] = "video"
+    seed: int = 0
+    output: str = "runs/train"
+    tokenizer: str
+    model: str = "configs/models/tiny.yaml"
+    transformer: dict[str, Any] = {}
+    data: DataConfig = DataConfig()
+    text: TextConfig = TextConfig()
+    tasks: dict[str, float] = {
+        "text": 0.45,
+        "first_image": 0.15,
+        "last_image": 0.07,
+        "keyframes": 0.06,
+        "extend": 0.07,
+        "subject": 0.12,
+        "image": 0.08,
+    }
+    batch_size: int = Field(64, ge=1)
+    image_batch_size: int = Field(160, ge=1)
+    accumulation: int = Field(1, ge=1)
+    mixed_precision: Literal["no", "bf16"] = "bf16"
+    compile: bool = False
+    flow: FlowConfig = FlowConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    curriculum: CurriculumConfig = CurriculumConfig()
+    router: RouterConfig = RouterConfig()
+    ema: EmaConfig = EmaConfig()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _check(self):
+        unknown = sorted(set(self.tasks) - set(TASKS))
+        if unknown:
+            raise ValueError(f"`tasks` must name tasks of {', '.join(TASKS)}, got {unknown[0]!r}.")
+        if not any(share > 0 for share in self.tasks.values()) or any(share < 0 for share in self.tasks.values()):
+            raise ValueError("`tasks` must hold shares of at least 0, one of them above 0.")
+        return self
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Apply `section.key=value` settings to a nested dictionary; values are read as YAML.
+
+    Raises:
+        ValueError: a setting without "=".
+    """
+    for override in overrides:
+        path, separator, value = override.partition("=")
+        if not separator or not path:
+            raise ValueError(f"`--set` must look like section.key=value, got {override!r}.")
+        *sections, key = path.strip().split(".")
+        target = raw
+        for section in sections:
+            if not isinstance(target.get(section), dict):
+                target[section] = {}
+            target = target[section]
+        target[key] = yaml.safe_load(value)
+    return raw
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file that must hold a mapping.
+
+    Raises:
+        ValueError: the file is missing, is not YAML or is no mapping.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"`config` must be a YAML file, got {str(path)!r}, which does not exist.")
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"`config` must be a YAML file, {str(path)!r} is not: {error}") from error
+    if not isinstance(raw, dict):
+        raise ValueError(f"`config` must hold a mapping of settings, {str(path)!r} does not.")
+    return raw
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read and check a run's YAML file.
+
+    Raises:
+        ValueError: with the setting's name and what is wrong, in one line.
+    """
+    raw = apply_overrides(read_yaml(path), overrides)
+    try:
+        return TrainConfig(**raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"`{name}`: {message}, got {first['input']!r}." if name else message) from error
+
+
+def save_config(config: TrainConfig, path: Path) -> None:
+    path.write_text(
+        yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )

@@ -1,0 +1,285 @@
+"""The latent cache: every clip rendered or read once, encoded once, and kept as float16 latents for the whole run.
+
+A cache is a folder of shards. Shard i holds clips `i * shard_size ...` as `shard-00000.safetensors` and one JSON line
+per clip in
+`shard-00000.jsonl`. Clips are a function of (seed, index), so an interrupted build goes on with the missing shards.
+Per clip:
+
+| tensor | shape | what |
+| --- | --- | --- |
+| `clips` | `[M, C, f, h, w]` | the whole clip |
+| `guides` | `[M, C, g, h, w]` | `guide_frames` of it, each encoded alone as an image (keyframes; the last one is the last image) |
+| `references` | `[M, C, 1, h, w]` | the first actor in another scene, light and pose (Stage only; zeros otherwise) |
+| `windows` | `[m, C, f, h, w]` | a window of the same length cut from mid-clip, for the clips named in `window_index [m]` |
+
+`M` clips of the shard, `C f h w` latent sizes. Latents are normalised.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from videogen.training.config import DataConfig
+
+FORMAT = 1
+
+
+def guide_frames(num_frames: int) -> tuple[int, ...]:
+    """Pixel frames of a clip that are also encoded alone: a quarter, half, three quarters, the last."""
+    last = num_frames - 1
+    return tuple(sorted({max(1, last * i // 4) for i in range(1, 5)})) if last else (0,)
+
+
+def fingerprint(data: DataConfig, seed: int, vae: torch.nn.Module) -> dict[str, Any]:
+    """What a cache's content depends on; caches with another fingerprint are refused."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(vae.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().numpy().tobytes())
+    keys = ["source", "num_frames", "height", "width", "fps", "shard_size", "mid_clip_share"]
+    keys += ["rung"] if data.source == "stage" else ["path", "captions"]
+    return {"format": FORMAT, "seed": seed, "vae": digest.hexdigest()[:16], **{key: getattr(data, key) for key in keys}}
+
+
+@torch.no_grad()
+def encode(vae: torch.nn.Module, video: Tensor) -> Tensor:
+    """Normalised latents `[B, C, f, h, w]` float16 of `video [B, 3, F, H, W]`; bfloat16 autocast where the device is
+    fast at it."""
+    param = next(vae.parameters())
+    with torch.autocast(param.device.type, dtype=torch.bfloat16, enabled=param.dtype == torch.float32):
+        latents = vae.encode(video.to(param.device, param.dtype)).latents
+    return vae.normalize(latents.float()).half().cpu()
+
+
+def _encode_images(vae: torch.nn.Module, frames: Tensor) -> Tensor:
+    """Frames `[B, 3, g, H, W]` each encoded alone: `[B, C, g, h, w]`."""
+    batch, _, count = frames.shape[:3]
+    images = frames.transpose(1, 2).reshape(batch * count, 3, 1, *frames.shape[3:])
+    return encode(vae, images).unflatten(0, (batch, count)).squeeze(3).transpose(1, 2).contiguous()
+
+
+def _stage_shard(
+    data: DataConfig, seed: int, indices: range, vae: torch.nn.Module
+) -> tuple[dict[str, Tensor], list[dict]]:
+    from videogen.data.stage import render, rungs, sample_spec
+
+    vocabulary = rungs()[data.rung]
+    generators = [random.Random(f"clip {seed} {index}") for index in indices]
+    specs = [sample_spec(generator, vocabulary) for generator in generators]
+    poses = []
+    for spec, generator in zip(specs, generators, strict=True):
+        other = sample_spec(generator, vocabulary)
+        while len(vocabulary.scenes) > 1 and other.scene == spec.scene:
+            other = sample_spec(generator, vocabulary)
+        actor = replace(other.actors[0], name=spec.actors[0].name)
+        poses.append(replace(other, actors=(actor,), relation=None, event=None))
+    long = {i for i, generator in enumerate(generators) if generator.random() < data.mid_clip_share}
+    size = {"height": data.height, "width": data.width, "fps": data.fps}
+    parts: dict[str, list[Tensor]] = {"clips": [], "guides": [], "references": [], "windows": []}
+    for start in range(0, len(specs), data.encode_batch_size):
+        some = slice(start, start + data.encode_batch_size)
+        video = render(specs[some], num_frames=data.num_frames, **size)
+        parts["clips"].append(encode(vae, video))
+        parts["guides"].append(_encode_images(vae, video[:, :, list(guide_frames(data.num_frames))]))
+        parts["references"].append(_encode_images(vae, render(poses[some], num_frames=1, **size)))
+    chosen = sorted(long)
+    step = data.num_frames // 2
+    for start in range(0, len(chosen), data.encode_batch_size):
+        some_long = [specs[i] for i in chosen[start : start + data.encode_batch_size]]
+        video = render(some_long, num_frames=data.num_frames + step, **size)[:, :, step:]
+        parts["windows"].append(encode(vae, video))
+    tensors = {name: torch.cat(tensors) for name, tensors in parts.items() if tensors}
+    tensors["window_index"] = torch.tensor(chosen, dtype=torch.int64)
+    return tensors, [{"spec": spec.to_json()} for spec in specs]
+
+
+def _folder_shard(
+    data: DataConfig, seed: int, indices: range, vae: torch.nn.Module
+) -> tuple[dict[str, Tensor], list[dict]]:
+    from videogen.data.folder import read_captions, read_clip
+
+    entries = read_captions(data.path, data.captions)
+    parts: dict[str, list[Tensor]] = {"clips": [], "guides": [], "references": [], "windows": []}
+    chosen, step = [], data.num_frames // 2
+    for position, index in enumerate(indices):
+        video = read_clip(entries[index]["file"], data.num_frames + step, data.height, data.width, data.fps)[None]
+        if video.shape[2] < data.num_frames:
+            raise ValueError(
+                f"`data.path` must hold videos of at least {data.num_frames} frames at {data.fps:g} fps, "
+                f"{entries[index]['file']} has {video.shape[2]}; use a smaller `data.num_frames` or leave it out."
+            )
+        clip = video[:, :, : data.num_frames]
+        parts["clips"].append(encode(vae, clip))
+        parts["guides"].append(_encode_images(vae, clip[:, :, list(guide_frames(data.num_frames))]))
+        parts["references"].append(torch.zeros_like(parts["guides"][-1][:, :, :1]))
+        if video.shape[2] == data.num_frames + step:
+            parts["windows"].append(encode(vae, video[:, :, step:]))
+            chosen.append(position)
+    tensors = {name: torch.cat(tensors) for name, tensors in parts.items() if tensors}
+    tensors["window_index"] = torch.tensor(chosen, dtype=torch.int64)
+    records = [{key: value for key, value in entries[index].items() if key != "file"} for index in indices]
+    return tensors, records
+
+
+def count_clips(data: DataConfig) -> int:
+    """How many clips the source has."""
+    if data.source == "stage":
+        return data.num_clips
+    from videogen.data.folder import read_captions
+
+    return len(read_captions(data.path, data.captions))
+
+
+def missing_shards(data: DataConfig, num_clips: int) -> list[int]:
+    folder = Path(data.cache)
+    return [i for i in range(-(-num_clips // data.shard_size)) if not (folder / f"shard-{i:05d}.jsonl").is_file()]
+
+
+def build_cache(
+    data: DataConfig, seed: int, vae: torch.nn.Module, report: Callable[[int, int], None] = lambda done, total: None
+) -> None:
+    """Encode what the cache lacks. Shards appear atomically, so building may stop at any time and go on later.
+
+    Args:
+        data: the run's `data` section; `num_clips` may grow between calls, the rest may not change.
+        seed: of the run.
+        vae: a `CausalVideoAutoencoder` on the device to encode on.
+        report: called with (shards done, shards to do).
+
+    Raises:
+        ValueError: the folder holds a cache made with other settings or another tokenizer.
+    """
+    folder = Path(data.cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted, manifest = fingerprint(data, seed, vae), folder / "cache.json"
+    if manifest.is_file():
+        found = json.loads(manifest.read_text())
+        different = [key for key in wanted if found.get(key) != wanted[key]]
+        if different:
+            key = different[0]
+            raise ValueError(
+                f"`data.cache` must be made with the run's settings, {folder} has {key} = {found.get(key)!r} "
+                f"instead of {wanted[key]!r}; name another folder."
+            )
+    else:
+        _write_text(manifest, json.dumps(wanted, indent=1))
+    num_clips = count_clips(data)
+    missing = missing_shards(data, num_clips)
+    if not missing:
+        return
+    if data.workers == 1 or len(missing) == 1:
+        for done, shard in enumerate(missing):
+            report(done, len(missing))
+            _build_shard(data, seed, num_clips, shard, vae)
+        report(len(missing), len(missing))
+        return
+    context = torch.multiprocessing.get_context("spawn")
+    threads = max(1, (os.cpu_count() or 1) // data.workers)
+    queue = context.Queue()
+    device = next(vae.parameters()).device
+    vae.cpu()
+    processes = [
+        context.Process(target=_worker, args=(data, seed, num_clips, missing[i :: data.workers], vae, threads, queue))
+        for i in range(data.workers)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        for done in range(len(missing)):
+            report(done, len(missing))
+            while True:
+                try:
+                    queue.get(timeout=5)
+                    break
+                except Exception:
+                    if any(p.exitcode not in (None, 0) for p in processes):
+                        raise RuntimeError(
+                            "a process that builds the latent cache died; see its message above."
+                        ) from None
+    finally:
+        for process in processes:
+            if process.exitcode is None and missing_shards(data, num_clips):
+                process.terminate()
+            process.join()
+        vae.to(device)
+    report(len(missing), len(missing))
+
+
+def _worker(
+    data: DataConfig, seed: int, num_clips: int, shards: list[int], vae: torch.nn.Module, threads: int, queue: Any
+):
+    torch.set_num_threads(threads)
+    for shard in shards:
+        _build_shard(data, seed, num_clips, shard, vae)
+        queue.put(shard)
+
+
+def _build_shard(data: DataConfig, seed: int, num_clips: int, shard: int, vae: torch.nn.Module) -> None:
+    indices = range(shard * data.shard_size, min((shard + 1) * data.shard_size, num_clips))
+    make = _stage_shard if data.source == "stage" else _folder_shard
+    tensors, records = make(data, seed, indices, vae)
+    path = Path(data.cache) / f"shard-{shard:05d}"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, temporary)
+    os.replace(temporary, path.with_suffix(".safetensors"))
+    # The lines are written last: a shard with lines is complete.
+    _write_text(
+        path.with_suffix(".jsonl"), "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    )
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+class LatentCache:
+    """A finished cache in memory (about 40 kB a clip at 48 x 3 x 6 x 6).
+
+    Attributes:
+        clips, guides, references: see the module's table, over all shards.
+        windows: `[m, C, f, h, w]`; `window_index [m]` gives the clip of each.
+        records: one dictionary per clip: `spec` (Stage) or `caption`.
+        has_references: whether the task "subject" can be trained.
+    """
+
+    def __init__(self, data: DataConfig):
+        shards = list(self._load(data))
+        for name in ("clips", "guides", "references"):
+            setattr(self, name, torch.cat([tensors[name] for tensors, _ in shards]))
+        self.clips: Tensor
+        self.guides: Tensor
+        self.references: Tensor
+        windows, index, start = [], [], 0
+        self.records: list[dict[str, Any]] = []
+        for tensors, records in shards:
+            if "windows" in tensors:
+                windows.append(tensors["windows"])
+                index.append(tensors["window_index"] + start)
+            start += len(records)
+            self.records += records
+        self.windows = torch.cat(windows) if windows else self.clips[:0]
+        self.window_index = torch.cat(index) if index else torch.zeros(0, dtype=torch.int64)
+        self.has_references = data.source == "stage"
+
+    @staticmethod
+    def _load(data: DataConfig) -> Iterator[tuple[dict[str, Tensor], list[dict]]]:
+        for shard in range(-(-count_clips(data) // data.shard_size)):
+            path = Path(data.cache) / f"shard-{shard:05d}"
+            records = [json.loads(line) for line in path.with_suffix(".jsonl").read_text("utf-8").splitlines()]
+            yield load_file(path.with_suffix(".safetensors")), records
+
+    def __len__(self) -> int:
+        return len(self.records)
