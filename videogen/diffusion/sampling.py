@@ -105,6 +105,7 @@ def denoise(
     negative_prompt_attention_mask: Tensor | None = None,
     guidance_method: Guidance = "standard",
     guidance_rescale: float = 0.0,
+    noise: Tensor | None = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
     """Turn noise into the latents of a video.
@@ -122,6 +123,7 @@ def denoise(
         negative_prompt_embeds, negative_prompt_attention_mask: `[B, S', T]`, `[B, S']`; needed when guidance is on
             (the empty prompt's, usually).
         guidance_method, guidance_rescale: see `guide`.
+        noise: `[B, C, f, h, w]`, start from this instead of drawing from the generators.
         callback: see `StepCallback`.
 
     Returns:
@@ -157,7 +159,16 @@ def denoise(
     schedule = list(sigmas) if sigmas is not None else sampling_sigmas(num_inference_steps)
     scheduler.set_timesteps(sigmas=schedule, device=device)
     dtype = prompt_embeds.dtype
-    latents = frames.keep_known(initial_noise(frames, generators))
+    if noise is None:
+        latents = initial_noise(frames, generators)
+    else:
+        latents = frames.latents.float()
+        if noise.shape != frames.video(latents).shape:
+            raise ValueError(
+                f"`noise` must have the shape {list(frames.video(latents).shape)}, got {list(noise.shape)}."
+            )
+        latents = torch.cat([noise.to(latents), latents[:, :, frames.num_video_frames :]], 2)
+    latents = frames.keep_known(latents)
     for i, timestep in enumerate(scheduler.timesteps):
         sigma = scheduler.sigmas[i].to(device)
         model_input = torch.cat([latents, latents]) if use_guidance else latents
