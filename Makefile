@@ -1,0 +1,73 @@
+# make clip PROMPT="..."   a video of what you asked for: clip.mp4 and the contact sheet clip.png
+# make test                lint, types and tests        make test-slow   the slow tests
+#
+# PYTHON=python3.12        another interpreter (3.10 or newer)
+# TORCH='torch==2.13.0 --index-url ...'   other pip arguments for torch; PyTorch's install selector has the address
+#                          of the build for your CUDA version, or for CPU
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+SEED ?= 0
+PROMPT ?= a fox jumps in the snow, [Pan left]
+
+# The text of PROMPT goes to the recipe through the environment, unread by make and by the shell's parser.
+override PROMPT := $(value PROMPT)
+export PROMPT
+
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+# One stamp per choice of torch, so that another choice is installed when it is asked for.
+TORCH_STAMP := $(VENV)/torch-$(shell printf '%s' "$(TORCH)" | cksum | cut -d ' ' -f 1).stamp
+INSTALL_STAMP := $(VENV)/install.stamp
+DEV_STAMP := $(VENV)/dev.stamp
+
+.PHONY: clip env lint types test test-slow clean
+
+clip: $(INSTALL_STAMP)
+	@$(VENV)/bin/videogen generate --seed $(SEED) --sheet clip.png -o clip.mp4 -- "$$PROMPT"
+
+env: $(DEV_STAMP)
+
+test: lint types
+	$(VENV)/bin/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(DEV_STAMP)
+	$(VENV)/bin/python -m pytest -m "slow and not gpu"
+
+lint: $(DEV_STAMP)
+	$(VENV)/bin/ruff check .
+
+types: $(DEV_STAMP)
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed, $(PYTHON) is older or missing: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@echo "Creating $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 2; }
+
+# A machine without an NVIDIA GPU must not get gigabytes of CUDA packages by accident: look before installing,
+# unless TORCH was chosen by hand.
+$(TORCH_STAMP): | $(VENV)/bin/python
+ifeq ($(origin TORCH),file)
+	@command -v nvidia-smi >/dev/null || ! $(PIP) --dry-run --ignore-installed --report - $(TORCH) | grep -q '"name": "nvidia-' || \
+		{ echo "Your package index has torch with CUDA only (gigabytes), and there is no NVIDIA GPU here. Choose the CPU build in" \
+		"PyTorch's install selector and pass it on: make TORCH='$(TORCH) --index-url ...'; to take CUDA all the same: make TORCH='$(TORCH)'." >&2; exit 2; }
+endif
+	@echo "Installing torch ($(TORCH)) ..."
+	@$(PIP) $(TORCH)
+	@rm -f $(VENV)/torch-*.stamp
+	@touch $@
+
+$(INSTALL_STAMP): $(TORCH_STAMP) pyproject.toml
+	@echo "Installing videogen ..."
+	@$(PIP) -e .
+	@touch $@
+
+$(DEV_STAMP): $(INSTALL_STAMP)
+	@echo "Installing what the tests need ..."
+	@$(PIP) -e '.[dev]'
+	@touch $@

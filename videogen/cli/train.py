@@ -1,0 +1,37 @@
+"""`videogen train`: train the video model or the tokenizer from one YAML file."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file of the run, for example configs/train/t2v_tiny_cpu.yaml.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: section.key=value.")] = None,
+    max_minutes: Annotated[float, typer.Option(help="Stop after this many minutes, with a checkpoint.")] = math.inf,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of `output`.")] = False,
+    init_from: Annotated[str, typer.Option(help="Folder of exported weights to start from.")] = "",
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder of the run; overrides the file.")] = "",
+) -> None:
+    """Train from a configuration; Ctrl-C stops with a checkpoint."""
+    from videogen.training.config import load_config, read_yaml
+
+    overrides = [*(set_ or []), *([f"output={output}"] if output else [])]
+    try:
+        if not max_minutes > 0:
+            raise ValueError(f"`--max-minutes` must be above 0, got {max_minutes:g}.")
+        if read_yaml(config).get("task") == "tokenizer":
+            from videogen.training import tokenizer
+
+            tokenizer.train_from_config(config, overrides, max_minutes, resume, init_from)
+            return
+        from videogen.training.trainer import train as run
+
+        run(load_config(config, overrides), resume, init_from, max_minutes)
+    except (ValueError, FloatingPointError, ImportError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
