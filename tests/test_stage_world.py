@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import replace
 
@@ -40,7 +41,7 @@ def test_rungs_grow():
     vocabularies = list(rungs().values())
     first = vocabularies[0]
     assert (len(first.actors), len(first.scenes), len(first.motions), len(first.cameras)) == (12, 4, 4, 3)
-    for small, large in zip(vocabularies, vocabularies[1:], strict=False):
+    for small, large in itertools.pairwise(vocabularies):
         for field in ("actors", "scenes", "motions", "cameras", "lights"):
             assert set(getattr(small, field)) <= set(getattr(large, field))
     assert set(vocabularies[-1].cameras) == set(CAMERAS) and len(CAMERAS) == 15
