@@ -1,0 +1,28 @@
+"""Which implementation of an operator runs: one check and one message for all of them."""
+
+from __future__ import annotations
+
+#: Implementations that operators may have one day, and why this version cannot run them.
+_UNAVAILABLE = {
+    "triton": "its Triton kernel is not part of this version",
+    "xformers": "its xformers path is not part of this version",
+    "flex": "its flex attention path is not part of this version",
+}
+
+
+def check_backend(op: str, backend: str, available: tuple[str, ...]) -> str:
+    """Returns `backend` if the operator `op` can run it.
+
+    Args:
+        op: name of the operator, for the message.
+        backend: what the caller asked for; "auto" leaves the choice to the operator.
+        available: the names that can run here, without "auto".
+
+    Raises:
+        ValueError: the backend is unknown, or known but not runnable here; the message says why.
+    """
+    if backend == "auto" or backend in available:
+        return backend
+    allowed = ", ".join(repr(name) for name in ("auto", *available))
+    reason = _UNAVAILABLE.get(backend, "there is no such backend")
+    raise ValueError(f"`backend` of {op} must be one of {allowed}, got {backend!r} ({reason}); use 'auto'.")

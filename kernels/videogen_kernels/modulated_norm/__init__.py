@@ -1,0 +1,77 @@
+"""RMS norm with a scale and a shift per latent frame, and the gated residual that closes a branch.
+
+Timestep and camera differ from latent frame to latent frame, so scale, shift and gate are [B, n, D]; they are expanded
+over the tokens of their frame inside the operator and never exist as [B, L, D].
+
+Shapes: B batch, n latent frames, L = n * tokens_per_frame tokens, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from videogen_kernels.backends import check_backend
+from videogen_kernels.modulated_norm.reference import gated_residual_reference, modulated_norm_reference
+
+__all__ = ["gated_residual", "modulated_norm"]
+
+Backend = Literal["auto", "reference"]
+
+
+def modulated_norm(
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    weight: Tensor | None = None,
+    eps: float = 1e-6,
+    backend: Backend = "auto",
+) -> Tensor:
+    """`rms_norm(x) * weight * (1 + scale) + shift`, the frame of a token deciding its scale and shift.
+
+    Args:
+        x: [B, L, D], the tokens of n frames one after another, equally many each.
+        scale: [B, n, D], 0 = unchanged.
+        shift: [B, n, D].
+        weight: [D]; None = 1.
+        eps: added to the mean square.
+
+    Returns:
+        [B, L, D] in the dtype of `x`.
+
+    Raises:
+        ValueError: L is not a multiple of n, or widths differ.
+    """
+    check_backend("modulated_norm", backend, ("reference",))
+    _check_frames("scale", x, scale)
+    _check_frames("shift", x, shift)
+    return modulated_norm_reference(x, scale, shift, weight, eps)
+
+
+def gated_residual(x: Tensor, branch: Tensor, gate: Tensor, backend: Backend = "auto") -> Tensor:
+    """`x + gate * branch`, the frame of a token deciding its gate.
+
+    Args:
+        x: [B, L, D], the residual stream.
+        branch: [B, L, D].
+        gate: [B, n, D].
+
+    Returns:
+        [B, L, D] in the dtype of `x`.
+
+    Raises:
+        ValueError: L is not a multiple of n, or widths differ.
+    """
+    check_backend("gated_residual", backend, ("reference",))
+    _check_frames("gate", x, gate)
+    return gated_residual_reference(x, branch, gate)
+
+
+def _check_frames(name: str, x: Tensor, per_frame: Tensor) -> None:
+    same = per_frame.ndim == 3 and per_frame.shape[0] == x.shape[0] and per_frame.shape[2] == x.shape[2]
+    if not same or per_frame.shape[1] == 0 or x.shape[1] % per_frame.shape[1]:
+        raise ValueError(
+            f"`{name}` must be [B, n, D] with L a multiple of n, got {list(per_frame.shape)} for an `x` [B, L, D] of "
+            f"{list(x.shape)}."
+        )

@@ -1,0 +1,137 @@
+"""Token-choice mixture of experts: routing, and the dropless computation of the chosen experts.
+
+The router's scores are sigmoids; a bias that balances the load takes part in the choice and not in the weight
+(DeepSeek-V3, arXiv 2412.19437, section 2.1.2). No token is ever dropped and nothing depends on what else is in the
+batch. The outputs of a token's experts are added in the order of its choice, without atomics, forward and backward.
+
+Shapes: T tokens, D width, E experts, H hidden width of an expert, k chosen experts, M = T * k routed tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from videogen_kernels.backends import check_backend
+from videogen_kernels.moe.reference import (
+    experts_grouped,
+    experts_loop,
+    load_balancing_loss_reference,
+    route_reference,
+    router_z_loss_reference,
+    tokens_per_expert_reference,
+)
+
+__all__ = ["experts", "load_balancing_loss", "route", "router_z_loss", "tokens_per_expert"]
+
+Backend = Literal["auto", "reference", "grouped_mm"]
+
+
+def route(
+    router_logits: Tensor, bias: Tensor | None, top_k: int, backend: Literal["auto", "reference"] = "auto"
+) -> tuple[Tensor, Tensor]:
+    """Chooses `top_k` experts for every token.
+
+    Args:
+        router_logits: [T, E], made float32 if it is not.
+        bias: [E] float32, added to the sigmoid scores for the choice only; None = no bias.
+        top_k: experts per token, 1..E.
+
+    Returns:
+        `expert_indices` [T, k] int64, best first (of equal scores any, but always the same on one machine), and
+        `expert_weights` [T, k] float32: the scores without the bias, divided by their sum.
+
+    Raises:
+        ValueError: `top_k` outside 1..E, or shapes that do not agree.
+    """
+    check_backend("moe.route", backend, ("reference",))
+    if router_logits.ndim != 2:
+        raise ValueError(f"`router_logits` must be [T, E], got {list(router_logits.shape)}.")
+    num_experts = router_logits.shape[1]
+    if not 1 <= top_k <= num_experts:
+        raise ValueError(f"`top_k` must lie in 1..{num_experts} (the number of experts), got {top_k}.")
+    if bias is not None and bias.shape != (num_experts,):
+        raise ValueError(f"`bias` must be [E] = [{num_experts}], got {list(bias.shape)}.")
+    return route_reference(router_logits, bias, top_k)
+
+
+def experts(
+    x: Tensor,
+    w_in: Tensor,
+    w_out: Tensor,
+    expert_indices: Tensor,
+    expert_weights: Tensor,
+    backend: Backend = "auto",
+) -> Tensor:
+    """The weighted sum of each token's chosen SwiGLU experts, `(silu(x w_gate) * (x w_up)) w_out`.
+
+    Args:
+        x: [T, D].
+        w_in: [E, D, 2H], the gate's half first.
+        w_out: [E, H, D].
+        expert_indices: [T, k] int64.
+        expert_weights: [T, k].
+        backend: "reference" loops over the experts; "grouped_mm" sorts the tokens by expert and does all experts in
+            one grouped matrix product; "auto" takes the latter for float32, bfloat16 and float16.
+
+    Returns:
+        [T, D] in the dtype of `x`. Under autocast the products are taken in autocast's dtype. An expert without tokens
+        contributes nothing and gets a gradient of 0.
+
+    Raises:
+        ValueError: shapes that do not agree, or a backend that cannot run.
+    """
+    check_backend("moe.experts", backend, ("reference", "grouped_mm"))
+    num_experts, width, double_hidden = w_in.shape
+    if x.ndim != 2 or x.shape[1] != width:
+        raise ValueError(f"`x` must be [T, D] with D = {width} as in `w_in`, got {list(x.shape)}.")
+    if w_out.shape != (num_experts, double_hidden // 2, width) or double_hidden % 2:
+        raise ValueError(
+            f"`w_out` must be [E, H, D] for a `w_in` [E, D, 2H] of {list(w_in.shape)}, got {list(w_out.shape)}."
+        )
+    if expert_indices.ndim != 2 or expert_indices.shape[0] != x.shape[0]:
+        raise ValueError(f"`expert_indices` must be [T, k] with T = {x.shape[0]}, got {list(expert_indices.shape)}.")
+    if expert_weights.shape != expert_indices.shape:
+        raise ValueError(
+            f"`expert_weights` must have the shape of `expert_indices` {list(expert_indices.shape)}, got "
+            f"{list(expert_weights.shape)}."
+        )
+    device_type = x.device.type
+    dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x.dtype
+    # The grouped product wants rows that are multiples of 16 bytes and has no float64.
+    aligned = all(n * dtype.itemsize % 16 == 0 for n in (width, double_hidden // 2))
+    runnable = dtype != torch.float64 and aligned
+    if backend == "grouped_mm" and not runnable:
+        raise ValueError(
+            f"`backend` 'grouped_mm' needs a 16- or 32-bit dtype and rows that are multiples of 16 bytes, got {dtype} with "
+            f"widths {width} and {double_hidden // 2}; use 'reference'."
+        )
+    function = experts_loop if backend == "reference" or not runnable else experts_grouped
+    with torch.autocast(device_type, enabled=False):
+        out = function(x.to(dtype), w_in.to(dtype), w_out.to(dtype), expert_indices, expert_weights)
+    return out.to(x.dtype)
+
+
+def tokens_per_expert(expert_indices: Tensor, num_experts: int) -> Tensor:
+    """How many tokens chose each expert: [T, k] int64 -> [E] int64."""
+    return tokens_per_expert_reference(expert_indices, num_experts)
+
+
+def load_balancing_loss(router_logits: Tensor, expert_indices: Tensor) -> Tensor:
+    """`E * sum_e f_e p_e` (Fedus et al. 2021, arXiv 2101.03961, eq. 4) with normalised sigmoid scores as p.
+
+    Args:
+        router_logits: [T, E].
+        expert_indices: [T, k].
+
+    Returns:
+        scalar float32; 1.0 when scores and choices are uniform, up to E when one expert takes all.
+    """
+    return load_balancing_loss_reference(router_logits, expert_indices)
+
+
+def router_z_loss(router_logits: Tensor) -> Tensor:
+    """Mean square of the log-sum-exp of the logits [T, E] (Zoph et al. 2022, arXiv 2202.08906, eq. 5): scalar float32."""
+    return router_z_loss_reference(router_logits)
