@@ -158,7 +158,6 @@ def denoise(
     device = frames.latents.device
     schedule = list(sigmas) if sigmas is not None else sampling_sigmas(num_inference_steps)
     scheduler.set_timesteps(sigmas=schedule, device=device)
-    dtype = prompt_embeds.dtype
     if noise is None:
         latents = initial_noise(frames, generators)
     else:
@@ -173,13 +172,13 @@ def denoise(
         sigma = scheduler.sigmas[i].to(device)
         model_input = torch.cat([latents, latents]) if use_guidance else latents
         velocity = transformer(
-            model_input.to(dtype),
+            model_input,
             branches.frame_timesteps(sigma.float().expand(len(model_input))),
             embeds,
             mask,
             branches.times,
             branches.kinds,
-            branches.camera.to(dtype),
+            branches.camera,
             return_dict=False,
         )
         velocity = (velocity[0] if isinstance(velocity, tuple) else velocity).float()

@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import queue
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -186,11 +187,13 @@ def build_cache(
         return
     context = torch.multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // data.workers)
-    queue = context.Queue()
+    finished = context.Queue()
     device = next(vae.parameters()).device
     vae.cpu()
     processes = [
-        context.Process(target=_worker, args=(data, seed, num_clips, missing[i :: data.workers], vae, threads, queue))
+        context.Process(
+            target=_worker, args=(data, seed, num_clips, missing[i :: data.workers], vae, threads, finished)
+        )
         for i in range(data.workers)
     ]
     for process in processes:
@@ -200,9 +203,9 @@ def build_cache(
             report(done, len(missing))
             while True:
                 try:
-                    queue.get(timeout=5)
+                    finished.get(timeout=5)
                     break
-                except Exception:
+                except queue.Empty:
                     if any(p.exitcode not in (None, 0) for p in processes):
                         raise RuntimeError(
                             "a process that builds the latent cache died; see its message above."
@@ -217,12 +220,12 @@ def build_cache(
 
 
 def _worker(
-    data: DataConfig, seed: int, num_clips: int, shards: list[int], vae: torch.nn.Module, threads: int, queue: Any
+    data: DataConfig, seed: int, num_clips: int, shards: list[int], vae: torch.nn.Module, threads: int, finished: Any
 ):
     torch.set_num_threads(threads)
     for shard in shards:
         _build_shard(data, seed, num_clips, shard, vae)
-        queue.put(shard)
+        finished.put(shard)
 
 
 def _build_shard(data: DataConfig, seed: int, num_clips: int, shard: int, vae: torch.nn.Module) -> None:

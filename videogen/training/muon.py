@@ -118,7 +118,7 @@ def split_parameters(model: nn.Module) -> tuple[list[Tensor], list[Tensor], list
         special = id(param) in embeddings or any(word in name for word in ADAMW_NAMES)
         if param.ndim in (2, 3) and not special and min(param.shape[-2:]) > 1:
             hidden.append(param)
-        elif param.ndim >= 2 and not any(word in name for word in ("norm", "table", "bias", "embed")):
+        elif param.ndim >= 2 and not any(word in name for word in ("norm", "modulation", "table", "bias", "embed")):
             decayed.append(param)
         else:
             plain.append(param)

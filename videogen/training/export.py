@@ -1,0 +1,55 @@
+"""Weights of a run, written as diffusers folders: what `--init-from` reads and the pipelines load."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+SHARD_SIZE = "14MB"
+"""Shards stay below the 15 MB that a file in the repository may have."""
+
+
+def to_storage_dtype(model: nn.Module) -> nn.Module:
+    """A copy in bfloat16 with the router and every bias in float32, as routing needs them exactly."""
+    stored = copy.deepcopy(model)
+    for name, param in stored.named_parameters():
+        if not ("router" in name or name.endswith("bias")):
+            param.data = param.data.to(torch.bfloat16)
+    return stored
+
+
+def export_weights(
+    folder: Path, transformer: Any, text_encoder: Any, text_tokenizer: Any, vocabulary: dict, summary: dict
+) -> None:
+    """Write `transformer/`, `text_encoder/`, `tokenizer/`, `vocabulary.json` and `training.json`; the folder is
+    replaced at once.
+
+    Args:
+        folder: to write.
+        transformer, text_encoder: models carrying the weights to publish.
+        text_tokenizer: saved with them.
+        vocabulary: what the model knows.
+        summary: data, steps, clips seen, wall time and settings of the run.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    to_storage_dtype(transformer).save_pretrained(temporary / "transformer", max_shard_size=SHARD_SIZE)
+    to_storage_dtype(text_encoder).save_pretrained(temporary / "text_encoder", max_shard_size=SHARD_SIZE)
+    text_tokenizer.save_pretrained(temporary / "tokenizer")
+    (temporary / "vocabulary.json").write_text(json.dumps(vocabulary, ensure_ascii=False, indent=1), encoding="utf-8")
+    (temporary / "training.json").write_text(json.dumps(summary, ensure_ascii=False, indent=1), encoding="utf-8")
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(temporary, folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,468 @@
+"""The training loop of the video transformer and its text encoder, on accelerate.
+
+One optimiser step: for each micro-batch a task, noise, forward, backward; then clip, Muon and AdamW, router bias, EMA.
+Everything random is
+derived from (seed, step, micro-batch, rank), so a run that was killed and resumed has the same losses as one that was
+not.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import shutil
+import signal
+import time
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from videogen.conditioning.frames import FrameSequence
+from videogen.diffusion.flow_matching import add_noise, flow_matching_loss, sample_sigmas, velocity_target
+from videogen.training.batches import Batch, BatchMaker, caption_corpus, derive_seed
+from videogen.training.checkpoint import (
+    list_checkpoints,
+    load_checkpoint,
+    load_model_tensors,
+    load_optimizer_tensors,
+    model_tensors,
+    optimizer_tensors,
+    save_checkpoint,
+)
+from videogen.training.config import TrainConfig, read_yaml, save_config
+from videogen.training.ema import ExponentialMovingAverage
+from videogen.training.export import export_weights
+from videogen.training.latent_cache import LatentCache, build_cache, count_clips, missing_shards
+from videogen.training.metrics import QUARTERS, LossMeter, MetricsFile, Progress, duration, plot_metrics
+from videogen.training.muon import Muon, split_parameters
+from videogen.training.sheets import PROMPTS, draw_samples, write_sheet
+
+
+class VideoModel(nn.Module):
+    """Transformer and text encoder as one module, so that one forward serves data-parallel training."""
+
+    def __init__(self, transformer: nn.Module, text_encoder: nn.Module):
+        super().__init__()
+        self.transformer = transformer
+        self.text_encoder = text_encoder
+
+    def forward(
+        self, latents: Tensor, timestep: Tensor, ids: Tensor, mask: Tensor, frames: FrameSequence, balance: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Velocity `[B, C, n, h, w]` for `latents` of that shape, `timestep [B, n]`, text `ids` and `mask [B, S]`; and
+        the routers' balance loss if asked for."""
+        embeds = self.text_encoder(ids, mask)
+        output = self.transformer(
+            latents, timestep, embeds, mask, frames.times, frames.kinds, frames.camera, return_router_losses=balance
+        )
+        return output.sample, output.load_balancing_loss
+
+
+class Trainer:
+    """Sets up a run and carries it through.
+
+    Args:
+        config: of the run.
+        resume: go on from the last checkpoint in `config.output`.
+        init_from: folder of exported weights to start from, with a fresh optimiser; "" for none.
+
+    Raises:
+        ValueError: nothing to resume, a run is in the way, or weights and config do not fit.
+    """
+
+    def __init__(self, config: TrainConfig, resume: bool = False, init_from: str = ""):
+        self.folder = Path(config.output)
+        checkpoints = list_checkpoints(self.folder)
+        if resume and not checkpoints:
+            raise ValueError(f"`--resume` needs a checkpoint in `output`, {self.folder} has none; start without it.")
+        if resume and init_from:
+            raise ValueError("`--resume` and `--init-from` exclude each other: a resumed run has its own weights.")
+        if checkpoints and not resume:
+            raise ValueError(
+                f"`output` must be a new folder, {self.folder} holds a run; use --resume or another folder."
+            )
+        if config.schedule.decay_start == "now" and not resume:
+            raise ValueError("`schedule.decay_start` must be a step, got 'now'; 'now' goes with --resume.")
+        if config.compile:
+            _check_compiler()
+        self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        self.device = self.accelerator.device
+        self.rank = self.accelerator.process_index
+        torch.manual_seed(derive_seed("init", config.seed))
+
+        self.vae = load_vae(config.tokenizer).to(self.device)
+        if self.accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._build_cache(config)
+        self.accelerator.wait_for_everyone()
+        cache = LatentCache(config.data)
+        self.batches = BatchMaker(config, cache, self.vae.config.scale_factor_temporal)
+        self.latent_size = tuple(cache.clips.shape[1:])
+
+        checkpoint: tuple[dict, dict] | None = load_checkpoint(checkpoints[-1]) if resume else None
+        self.text_tokenizer = self._load_text_tokenizer(config, cache, init_from)
+        self.model = self._build_model(config, init_from)
+        self.step = 0
+        self.clips_seen = 0
+        self.seconds = 0.0
+        if checkpoint is not None:
+            files, state = checkpoint
+            load_model_tensors(self.model, files["model"])
+            self.step, self.clips_seen, self.seconds = state["step"], state["clips_seen"], state["seconds"]
+            config = _settle_decay(config, state)
+        self.config = config
+        self.last_step = config.schedule.last_step()
+
+        self.model.to(self.device)
+        self.ema = ExponentialMovingAverage(self.model, config.ema.max_decay, config.ema.power)
+        self.optimizers = self._build_optimizers()
+        if checkpoint is not None:
+            self.ema.load_state_dict(files["ema"])
+            for name, optimizer in self.optimizers.items():
+                load_optimizer_tensors(optimizer, files[name])
+        if config.compile:
+            torch._dynamo.config.recompile_limit = 64
+            self.model.transformer.compile(dynamic=False)
+        self.wrapped = self.accelerator.prepare_model(self.model)
+        self.prepared = [self.accelerator.prepare_optimizer(optimizer) for optimizer in self.optimizers.values()]
+        self.params = [param for param in self.model.parameters() if param.requires_grad]
+        self.validation = self.batches.validation_batch()
+        self.stop = False
+
+    def _print(self, text: str) -> None:
+        if self.accelerator.is_main_process:
+            print(text, flush=True)
+
+    def _build_cache(self, config: TrainConfig) -> None:
+        missing = missing_shards(config.data, count_clips(config.data))
+        start = time.monotonic()
+
+        def report(done: int, total: int) -> None:
+            left = (time.monotonic() - start) / done * (total - done) if done else math.inf
+            self._print(f"latent cache: {done}/{total} shards, {duration(left)} left")
+
+        build_cache(config.data, config.seed, self.vae, report if missing else lambda done, total: None)
+
+    def _load_text_tokenizer(self, config: TrainConfig, cache: LatentCache, init_from: str) -> Any:
+        from videogen.models.text_tokenizer import BytePairTokenizer
+
+        saved = self.folder / "tokenizer"
+        if init_from:
+            return BytePairTokenizer.from_pretrained(str(Path(init_from) / "tokenizer"))
+        if self.accelerator.is_main_process and not (saved / ".complete").is_file():
+            BytePairTokenizer.train(caption_corpus(config, cache), config.text.vocab_size).save_pretrained(str(saved))
+            (saved / ".complete").touch()
+        self.accelerator.wait_for_everyone()
+        return BytePairTokenizer.from_pretrained(str(saved))
+
+    def _build_model(self, config: TrainConfig, init_from: str) -> VideoModel:
+        from videogen.models.text_encoder import TextEncoder
+        from videogen.models.transformer import VideoTransformer
+
+        if init_from:
+            for part in ("transformer", "text_encoder"):
+                if not (Path(init_from) / part / "config.json").is_file():
+                    raise ValueError(f"`--init-from` must be a folder of exported weights, {init_from} has no {part}/.")
+            transformer = VideoTransformer.from_pretrained(str(Path(init_from) / "transformer")).float()
+            text_encoder = TextEncoder.from_pretrained(str(Path(init_from) / "text_encoder")).float()
+            return VideoModel(transformer, text_encoder)
+        sections = read_yaml(config.model)
+        text_settings = {**sections.get("text_encoder", {}), "vocab_size": self.text_tokenizer.vocab_size}
+        text_encoder = TextEncoder(**text_settings)
+        settings = {**sections.get("transformer", {}), **config.transformer, "latent_channels": self.latent_size[0]}
+        return VideoModel(VideoTransformer(**{**settings, "text_width": text_encoder.config.width}), text_encoder)
+
+    def _build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        settings = self.config.optimizer
+        hidden, decayed, plain = split_parameters(self.model)
+        optimizers: dict[str, torch.optim.Optimizer] = {}
+        if settings.use_muon and hidden:
+            optimizers["muon"] = Muon(
+                hidden, settings.learning_rate, settings.muon_momentum, weight_decay=settings.weight_decay
+            )
+        else:
+            decayed = hidden + decayed
+        groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        optimizers["adamw"] = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            eps=1e-10,
+            fused=True,
+        )
+        return optimizers
+
+    def loss(self, batch: Batch, sigmas: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Scalar loss and the squared error per clip `[B]` of a batch noised to `sigmas [B]`."""
+        noise = torch.randn(batch.sample.shape, generator=generator).to(self.device)
+        ids, mask = self.text_tokenizer(batch.captions, max_length=self.config.text.max_length)
+        sample, frames, sigmas = batch.sample.to(self.device), batch.frames.to(self.device), sigmas.to(self.device)
+        noisy, timestep = add_noise(sample, noise, sigmas, frames.known)
+        weight = self.config.router.balance_loss_weight if self.model.training else 0.0
+        velocity, balance = self.wrapped(noisy, timestep, ids.to(self.device), mask.to(self.device), frames, weight > 0)
+        loss, per_item = flow_matching_loss(
+            velocity, velocity_target(sample, noise), frames.known, self.config.flow.contrastive_weight
+        )
+        return loss if balance is None else loss + weight * balance, per_item
+
+    def train_step(self, meter: LossMeter) -> tuple[float, float]:
+        """One optimiser step; returns (loss, gradient norm)."""
+        config, total = self.config, 0.0
+        scale = config.schedule.lr_scale(self.step)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = config.optimizer.learning_rate * scale
+        for micro in range(config.accumulation):
+            batch = self.batches.training_batch(self.step, micro, self.rank)
+            generator = torch.Generator().manual_seed(derive_seed("noise", config.seed, self.step, micro, self.rank))
+            flow = config.flow
+            sigmas = sample_sigmas(
+                len(batch.indices), generator, mean=flow.mean, std=flow.std, tail=flow.tail, shift=flow.shift
+            )
+            last = micro == config.accumulation - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                loss, per_item = self.loss(batch, sigmas, generator)
+                self.accelerator.backward(loss / config.accumulation)
+            meter.add(batch.task, per_item.tolist(), sigmas.tolist())
+            total += float(per_item.mean()) / config.accumulation
+            self.clips_seen += len(batch.indices) * self.accelerator.num_processes
+        norm = float(self.accelerator.clip_grad_norm_(self.params, config.optimizer.max_grad_norm))
+        if not math.isfinite(norm):
+            raise FloatingPointError(
+                f"the gradient is not finite at step {self.step}; lower `optimizer.learning_rate`."
+            )
+        for optimizer in self.prepared:
+            optimizer.step()
+            optimizer.zero_grad()
+        if config.router.bias_rate > 0:
+            self.model.transformer.update_router_bias(config.router.bias_rate)
+        self.step += 1
+        self.ema.update(self.step)
+        return total, norm
+
+    def run(self, max_minutes: float = math.inf) -> str:
+        """Train until the last step, the time limit, or a signal; then checkpoint and export.
+
+        Args:
+            max_minutes: of wall time for this call, from now.
+
+        Returns:
+            why it stopped: "finished", "time limit" or "signal".
+        """
+        config, log = self.config, self.config.log
+        if self.accelerator.is_main_process:
+            save_config(config, self.folder / "config.yaml")
+            metrics = MetricsFile(self.folder / "metrics.jsonl", self.step)
+        meter, progress = LossMeter(), Progress(self.step, self.last_step)
+        self.session_start, deadline = time.monotonic(), time.monotonic() + 60 * max_minutes
+        counts = ", ".join(
+            f"{n / 1e6:.2f} M" for n in map(_num_parameters, (self.model.transformer, self.model.text_encoder))
+        )
+        self._print(
+            f"training from step {self.step} to {self.last_step}: parameters {counts}, tasks {self.batches.tasks}"
+        )
+        with self._signals():
+            while self.step < self.last_step:
+                if self.stop or time.monotonic() > deadline:
+                    break
+                clips = self.clips_seen
+                loss, norm = self.train_step(meter)
+                progress.clips += self.clips_seen - clips
+                record: dict[str, Any] = {}
+                if self.step % log.metrics_every == 0 or self.step == self.last_step:
+                    rate, left = progress.report(self.step)
+                    lr = config.optimizer.learning_rate * config.schedule.lr_scale(self.step - 1)
+                    record = {"loss": loss, **meter.means(), "grad_norm": norm, "lr": lr, "clips_per_second": rate}
+                    meter.reset()
+                    self._print(
+                        f"step {self.step}/{self.last_step}  loss {loss:.4f}  grad {norm:.2f}  lr {lr:.2e}  "
+                        f"{rate:.1f} clips/s  {duration(left)} left"
+                    )
+                if log.validate_every and self.step % log.validate_every == 0:
+                    record.update(self.validate())
+                if self.accelerator.is_main_process:
+                    if record:
+                        metrics.write({"step": self.step, "clips_seen": self.clips_seen, **record})
+                    if log.sample_every and self.step % log.sample_every == 0:
+                        self.draw_sheet()
+                    if log.checkpoint_every and self.step % log.checkpoint_every == 0:
+                        self.checkpoint()
+        reason = "finished" if self.step >= self.last_step else "signal" if self.stop else "time limit"
+        if self.accelerator.is_main_process:
+            self.checkpoint()
+            self.export()
+            self._plot(metrics)
+        self.accelerator.wait_for_everyone()
+        self._print(f"stopped at step {self.step} of {self.last_step}: {reason}; weights in {self.folder / 'weights'}")
+        return reason
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, Any]:
+        """Loss of the averaged weights on the validation clips per quarter of the noise range, and how the experts of
+        every layer share the load (1 = the mean)."""
+        record: dict[str, Any] = {}
+        losses, loads = [], []
+        transformer, batch = self.model.transformer, self.validation
+        self.model.eval()
+        with self.ema.applied():
+            for quarter in range(QUARTERS):
+                generator = torch.Generator().manual_seed(derive_seed("validation noise", quarter))
+                uniform = torch.rand(len(batch.indices), generator=generator)
+                transformer.reset_expert_load()
+                _, per_item = self.loss(batch, (quarter + 0.02 + 0.96 * uniform) / QUARTERS, generator)
+                losses.append(float(per_item.mean()))
+                record[f"validation_loss_quarter_{quarter + 1}"] = losses[-1]
+                load = transformer.expert_load()  # [MoE layers, E]
+                loads.append((load * load.shape[1]).tolist())
+        transformer.reset_expert_load()
+        self.model.train()
+        record["validation_loss"] = sum(losses) / QUARTERS
+        text = f"validation: loss {record['validation_loss']:.4f}"
+        shares = [share for quarter in loads for layer in quarter for share in layer]
+        if shares:
+            record["expert_load"] = [[[round(x, 4) for x in layer] for layer in quarter] for quarter in loads]
+            # The balance that matters is per layer over the whole noise range.
+            per_layer = torch.tensor(loads).mean(0)
+            record["expert_load_min"], record["expert_load_max"] = float(per_layer.min()), float(per_layer.max())
+            text += f", expert load {per_layer.min():.2f} to {per_layer.max():.2f} of the mean"
+        self._print(text)
+        return record
+
+    def draw_sheet(self) -> Path:
+        """Write `samples/step-00001000.png` from the averaged weights."""
+        path = self.folder / "samples" / f"step-{self.step:08d}.png"
+        path.parent.mkdir(exist_ok=True)
+        prompts = self.config.log.sample_prompts or PROMPTS
+        self.model.eval()
+        with self.ema.applied(), self.accelerator.autocast():
+            video = draw_samples(
+                self.config,
+                self.model.transformer,
+                self.model.text_encoder,
+                self.text_tokenizer,
+                self.vae,
+                self.latent_size,
+                prompts,
+            )
+        self.model.train()
+        write_sheet(video, path, prompts)
+        return path
+
+    def checkpoint(self) -> Path:
+        """Save everything a resumed run needs."""
+        self.seconds += time.monotonic() - self.session_start
+        self.session_start = time.monotonic()
+        files = {"model": model_tensors(self.model), "ema": self.ema.state_dict()}
+        files.update({name: optimizer_tensors(optimizer) for name, optimizer in self.optimizers.items()})
+        state = {
+            "clips_seen": self.clips_seen,
+            "seconds": self.seconds,
+            "decay_start": self.config.schedule.decay_start,
+            "decay_steps": self.config.schedule.decay_steps,
+        }
+        return save_checkpoint(self.folder, self.step, files, state)
+
+    def export(self) -> Path:
+        """Write the averaged weights to `weights/` (see `videogen.training.export`)."""
+        config = self.config
+        if config.data.source == "stage":
+            from videogen.data.stage import rungs
+
+            vocabulary = rungs()[config.data.rung].to_dict()
+        else:
+            vocabulary = {"captions": len(self.batches.cache)}
+        summary = {
+            "steps": self.step,
+            "clips_seen": self.clips_seen,
+            "clips_in_cache": len(self.batches.cache),
+            "training_seconds": round(self.seconds),
+            "parameters": {
+                "transformer": _num_parameters(self.model.transformer),
+                "text_encoder": _num_parameters(self.model.text_encoder),
+            },
+            "hardware": _hardware(self.device),
+            "torch": torch.__version__,
+            "config": config.model_dump(mode="json"),
+        }
+        folder = self.folder / "weights"
+        with self.ema.applied():
+            export_weights(
+                folder, self.model.transformer, self.model.text_encoder, self.text_tokenizer, vocabulary, summary
+            )
+        return folder
+
+    def _plot(self, metrics: MetricsFile) -> None:
+        try:
+            plot_metrics(metrics.read(), self.folder / "metrics.png")
+        except ImportError as error:
+            self._print(f"no plot: {error}")
+
+    @contextmanager
+    def _signals(self):
+        """Within the context SIGINT and SIGTERM end the run after the current step, with a checkpoint."""
+
+        def handle(signum, frame):
+            self.stop = True
+
+        try:
+            previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread
+            previous = {}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def load_vae(folder: str) -> Any:
+    """The trained video tokenizer, frozen.
+
+    Raises:
+        ValueError: the folder holds none.
+    """
+    from tokenizer3d.autoencoder import CausalVideoAutoencoder
+
+    if not (Path(folder) / "config.json").is_file():
+        raise ValueError(f"`tokenizer` must be the folder of a trained video tokenizer, {folder!r} has no config.json.")
+    return CausalVideoAutoencoder.from_pretrained(folder).eval().requires_grad_(False)
+
+
+def train(
+    config: TrainConfig, resume: bool = False, init_from: str = "", max_minutes: float = math.inf
+) -> tuple[Trainer, str]:
+    """Set up and carry through a run; see `Trainer`."""
+    trainer = Trainer(config, resume=resume, init_from=init_from)
+    return trainer, trainer.run(max_minutes)
+
+
+def _settle_decay(config: TrainConfig, state: dict[str, Any]) -> TrainConfig:
+    """On resume: "now" becomes the step resumed from; a decay that has begun goes on even if the config does not name
+    it."""
+    schedule = config.schedule
+    if schedule.decay_start == "now":
+        schedule = schedule.model_copy(update={"decay_start": state["step"]})
+    elif schedule.decay_start is None and state.get("decay_start") is not None:
+        schedule = schedule.model_copy(
+            update={"decay_start": state["decay_start"], "decay_steps": state["decay_steps"]}
+        )
+    return config.model_copy(update={"schedule": schedule})
+
+
+def _num_parameters(model: nn.Module) -> int:
+    return sum(param.numel() for param in model.parameters())
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def _check_compiler() -> None:
+    if not any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl")):
+        raise ValueError("`compile` needs a C++ compiler, none was found; install g++ or set `compile: false`.")
