@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("videogen.cli.replay", "Make the same bytes again from a receipt."),
     "info": ("videogen.cli.info", "Print the receipt of a video."),
     "vocabulary": ("videogen.cli.vocabulary", "List the words that the shipped model knows."),
-    "stage": ("videogen.cli.stage", "Stage, the world that the model learns: preview clips, fetch more actors."),
+    "stage": ("videogen.cli.stage", "Look at the world that the model learns."),
     "train": ("videogen.cli.train", "Train a model from a configuration."),
     "evaluate": ("videogen.cli.evaluate", "Measure a model."),
 }
@@ -75,6 +75,7 @@ def _application(arguments: list[str]) -> typer.Typer:
         help="Text or an image in, a video out.",
         add_completion=False,
         pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # importing rich would take a third of the time of `--help`
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
@@ -100,6 +101,8 @@ def _application(arguments: list[str]) -> typer.Typer:
         group = getattr(loaded, "app", None)
         if group is not None:
             application.add_typer(group, name=name, help=help_line)
+            if len(arguments) == 1:
+                arguments.append("--help")
         else:
             application.command(name)(getattr(loaded, name))
     return application

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command()
@@ -40,7 +40,7 @@ def preview(
         typer.echo(f"{index + 1:3d}  {text}")
         video = rearrange(render([spec]), "1 c f h w -> f h w c")
         videos.append(video.add(1).mul(127.5).round().byte().numpy())
-        labels.append(f"{index + 1}  {text}")
+        labels.append(f"{index + 1}  {caption(spec, random.Random(index), style='bracket')}")
     write_sheet(output, videos, fps=12.0, labels=labels, num_columns=5, num_videos_per_row=2 if num_clips > 4 else 1)
     typer.echo(f"Wrote {output}.")
 

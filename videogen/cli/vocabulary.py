@@ -24,7 +24,9 @@ def vocabulary(
     path = model_folder(model) / "vocabulary.json"
     if not path.is_file():
         raise ValueError(f"`model` must be a model folder with a vocabulary.json, got {path.parent}.")
-    known = Vocabulary.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content.pop("words", None)  # every phrase of the captions: for pointing out unknown words
+    known = Vocabulary.from_dict(content)
     if as_json:
         typer.echo(json.dumps(known.to_dict(), ensure_ascii=False, indent=2))
     elif markdown:
