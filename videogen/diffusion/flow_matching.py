@@ -40,7 +40,7 @@ def sample_sigmas(
     in_tail = uniform < tail
     normal = ((uniform - tail) / (1.0 - tail)).clamp(1e-6, 1 - 1e-6) if tail < 1 else uniform
     sigmas = torch.where(in_tail, uniform / max(tail, 1e-9), torch.sigmoid(mean + std * torch.special.ndtri(normal)))
-    return shift_sigmas(sigmas.clamp(1e-4, 1 - 1e-4), shift).float()
+    return shift_sigmas(sigmas.clamp(5e-3, 1 - 1e-4), shift).float()
 
 
 def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:
@@ -74,9 +74,16 @@ def add_noise(sample: Tensor, noise: Tensor, sigmas: Tensor, known: Tensor) -> t
     return torch.where(known[:, None, None], sample, noisy), sigmas[:, None] * (~known).to(sigmas.dtype)
 
 
-def velocity_target(sample: Tensor, noise: Tensor) -> Tensor:
-    """`noise - sample`: the derivative of the path with respect to sigma."""
-    return noise - sample
+def velocity_target(sample: Tensor, noise: Tensor, sigmas: Tensor | None = None, min_sigma: float = 0.0) -> Tensor:
+    """`noise - sample`, the derivative of the path with respect to sigma, `[B, C, n, h, w]`.
+
+    A network that predicts the clean latent and divides by `max(sigma, min_sigma)` can only reach
+    `(x_t - sample) / max(sigma, min_sigma)`; given `sigmas [B]` and `min_sigma`, that is returned (the same above it).
+    """
+    target = noise - sample
+    if sigmas is None or min_sigma <= 0:
+        return target
+    return target * (sigmas / sigmas.clamp_min(min_sigma)).to(sample.dtype).view(-1, 1, 1, 1, 1)
 
 
 def flow_matching_loss(

@@ -114,7 +114,8 @@ class BatchMaker:
                 video = video[:, :, :1]
         batch, channels, num_latent_frames, height, width = video.shape
 
-        known, guides, frames, references = None, None, (), None
+        known, guides, references = None, None, None
+        frames: tuple[int, ...] = ()
         numbers = guide_frames(data.num_frames)
         if task == "first_image":
             known = video[:, :, :1]

@@ -60,7 +60,7 @@ def encode(vae: torch.nn.Module, video: Tensor) -> Tensor:
     param = next(vae.parameters())
     with torch.autocast(param.device.type, dtype=torch.bfloat16, enabled=param.dtype == torch.float32):
         latents = vae.encode(video.to(param.device, param.dtype)).latents
-    return vae.normalize(latents.float()).half().cpu()
+    return vae.normalize(latents.float()).half().cpu().contiguous()
 
 
 def _encode_images(vae: torch.nn.Module, frames: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def _stage_shard(
         actor = replace(other.actors[0], name=spec.actors[0].name)
         poses.append(replace(other, actors=(actor,), relation=None, event=None))
     long = {i for i, generator in enumerate(generators) if generator.random() < data.mid_clip_share}
-    size = {"height": data.height, "width": data.width, "fps": data.fps}
+    size: dict[str, Any] = {"height": data.height, "width": data.width, "fps": data.fps}
     parts: dict[str, list[Tensor]] = {"clips": [], "guides": [], "references": [], "windows": []}
     for start in range(0, len(specs), data.encode_batch_size):
         some = slice(start, start + data.encode_batch_size)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from videogen.conditioning.frames import FrameSequence
 from videogen.diffusion.flow_matching import add_noise, flow_matching_loss, sample_sigmas, velocity_target
+from videogen.models.transformer import MIN_SIGMA
 from videogen.training.batches import Batch, BatchMaker, caption_corpus, derive_seed
 from videogen.training.checkpoint import (
     list_checkpoints,
@@ -204,9 +205,8 @@ class Trainer:
         noisy, timestep = add_noise(sample, noise, sigmas, frames.known)
         weight = self.config.router.balance_loss_weight if self.model.training else 0.0
         velocity, balance = self.wrapped(noisy, timestep, ids.to(self.device), mask.to(self.device), frames, weight > 0)
-        loss, per_item = flow_matching_loss(
-            velocity, velocity_target(sample, noise), frames.known, self.config.flow.contrastive_weight
-        )
+        target = velocity_target(sample, noise, sigmas, MIN_SIGMA)
+        loss, per_item = flow_matching_loss(velocity, target, frames.known, self.config.flow.contrastive_weight)
         return loss if balance is None else loss + weight * balance, per_item
 
     def train_step(self, meter: LossMeter) -> tuple[float, float]:
