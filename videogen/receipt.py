@@ -38,6 +38,7 @@ __all__ = [
     "picture_record",
     "read_receipt",
     "receipt_metadata",
+    "source_frames",
     "weights_sha256",
 ]
 
@@ -72,7 +73,7 @@ class PictureRecord(_Record):
             )
         try:
             picture = Image.open(io.BytesIO(base64.b64decode(self.png, validate=True))).convert("RGB")
-        except (ValueError, OSError):
+        except (ValueError, OSError, Image.DecompressionBombError):
             raise ValueError(f"the receipt must hold intact pictures, but its {self.role} picture is damaged.") from None
         if hashlib.sha256(picture.tobytes()).hexdigest() != self.sha256:
             raise ValueError(f"the receipt must hold unchanged pictures, but its {self.role} picture was altered.")
@@ -93,8 +94,9 @@ class Request(_Record):
     num_inference_steps: int
     guidance_scale: float
     seed: int
+    guidance_method: Literal["standard", "cfg_zero"] = "standard"
+    guidance_rescale: float = 0.0
     pictures: tuple[PictureRecord, ...] = ()
-    notes: tuple[str, ...] = ()  # what was adjusted before the pipeline saw it
 
 
 class Environment(_Record):

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+
 def info(
     file: Annotated[Path, typer.Argument(help="A video that videogen made, or a receipt as JSON.")],
     full: Annotated[bool, typer.Option("--full", help="Print pictures in full on a terminal too.")] = False,

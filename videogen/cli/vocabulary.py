@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,8 +26,8 @@ def vocabulary(
     if not path.is_file():
         raise ValueError(f"`model` must be a model folder with a vocabulary.json, got {path.parent}.")
     content = json.loads(path.read_text(encoding="utf-8"))
-    content.pop("words", None)  # every phrase of the captions: for pointing out unknown words
-    known = Vocabulary.from_dict(content)
+    names = {field.name for field in fields(Vocabulary)}  # beside them stand phrases and default settings
+    known = Vocabulary.from_dict({name: value for name, value in content.items() if name in names})
     if as_json:
         typer.echo(json.dumps(known.to_dict(), ensure_ascii=False, indent=2))
     elif markdown:

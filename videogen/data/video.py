@@ -194,6 +194,12 @@ def _rgb_frames(frames: np.ndarray, rate: Fraction) -> Iterator[av.VideoFrame]:
         yield frame
 
 
+def _pull(sink: Any) -> av.VideoFrame:
+    frame = sink.pull()
+    assert isinstance(frame, av.VideoFrame)
+    return frame
+
+
 def _to_yuv(frames: np.ndarray, rate: Fraction) -> Iterator[av.VideoFrame]:
     graph = av.filter.Graph()
     source, sink = _source(graph, frames, rate), graph.add("buffersink")
@@ -205,7 +211,7 @@ def _to_yuv(frames: np.ndarray, rate: Fraction) -> Iterator[av.VideoFrame]:
     graph.configure()
     for frame in _rgb_frames(frames, rate):
         source.push(frame)
-        yield sink.pull()
+        yield _pull(sink)
 
 
 def _to_palette(frames: np.ndarray, rate: Fraction) -> Iterator[av.VideoFrame]:
@@ -224,7 +230,7 @@ def _to_palette(frames: np.ndarray, rate: Fraction) -> Iterator[av.VideoFrame]:
         source.push(frame)
     source.push(None)
     for _ in frames:
-        yield sink.pull()
+        yield _pull(sink)
 
 
 def _to_rgb(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
@@ -244,7 +250,7 @@ def _to_rgb(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
             graph.configure()
         assert source is not None and sink is not None
         source.push(frame)
-        yield sink.pull()
+        yield _pull(sink)
 
 
 def _insert_gif_comment(content: bytes, comment: bytes) -> bytes:

@@ -1,0 +1,62 @@
+"""`videogen extend`: continue a video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def extend(
+    file: Annotated[Path, typer.Argument(help="Video to continue.")],
+    duration: Annotated[float, typer.Option(metavar="S", help="Seconds to add; the longest length that fits is printed.")],
+    prompt: Annotated[
+        str | None, typer.Option(help="What happens next; by default the prompt in the file's receipt.")
+    ] = None,
+    negative_prompt: Annotated[str, typer.Option(help="What to keep away from.")] = "",
+    camera: Annotated[str | None, typer.Option(help="Camera commands, instead of brackets in the prompt.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps: more take longer and look better.")] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="How strictly to follow the prompt; 1 switches guidance off.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same request with the same seed gives the same file.")] = 0,
+    sheet: Annotated[Path | None, typer.Option(metavar="F", help="Also write a contact sheet (.png).")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Video to write: .mp4, .webm or .gif.")] = Path(
+        "extended.mp4"
+    ),
+    receipt_images: Annotated[
+        bool, typer.Option(help="Keep the frames of FILE in the receipt (needed for replay).")
+    ] = True,
+    model: Annotated[Path | None, typer.Option(help="Model folder; by default the shipped model.")] = None,
+) -> None:
+    """Continue FILE; the result holds its frames and the new ones."""
+    from videogen.cli import run
+
+    run.check_outputs(output, sheet)
+    if prompt is None:
+        from videogen.receipt import read_receipt
+
+        try:
+            prompt = read_receipt(file).request.prompt
+        except ValueError as error:
+            if not file.is_file():
+                raise
+            raise ValueError(f"`--prompt` must be given for a video without a videogen receipt ({error})") from None
+    run.generate_files(
+        "extend",
+        model,
+        [run.Input("source", file)],
+        {
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "camera": camera,
+            "duration": duration,
+            "num_inference_steps": steps,
+            "guidance_scale": guidance_scale,
+        },
+        seeds=range(seed, seed + 1),
+        output=output,
+        sheet=sheet,
+        receipt_images=receipt_images,
+    )
