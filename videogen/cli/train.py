@@ -25,9 +25,10 @@ def train(
         if not max_minutes > 0:
             raise ValueError(f"`--max-minutes` must be above 0, got {max_minutes:g}.")
         if read_yaml(config).get("task") == "tokenizer":
-            from videogen.training import tokenizer
+            from videogen.training.tokenizer import load_tokenizer_config, train_tokenizer
 
-            tokenizer.train_from_config(config, overrides, max_minutes, resume, init_from)
+            limit = max_minutes if math.isfinite(max_minutes) else None
+            train_tokenizer(load_tokenizer_config(config, overrides), limit, resume=resume, init_from=init_from or None)
             return
         from videogen.training.trainer import train as run
 

@@ -19,9 +19,10 @@ NUM_KEPT = 2
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer once, by its first name."""
+    """Every parameter and every buffer that is part of the state, once, by its first name."""
+    persistent = model.state_dict().keys()
     tensors: dict[str, Tensor] = {name: param.detach() for name, param in model.named_parameters()}
-    tensors.update({name: buffer for name, buffer in model.named_buffers() if buffer is not None})
+    tensors.update({name: buffer for name, buffer in model.named_buffers() if name in persistent})
     return tensors
 
 

@@ -35,22 +35,22 @@ class DataConfig(_Section):
 
     source: Literal["stage", "folder"] = "stage"
     rung: str = "rung1"
-    num_clips: int = Field(20_000, ge=2)
-    num_validation: int = Field(64, ge=1)
+    num_clips: int = Field(default=20_000, ge=2)
+    num_validation: int = Field(default=64, ge=1)
     path: str = ""
     captions: str = "captions.jsonl"
     cache: str = "runs/cache"
-    workers: int = Field(1, ge=1)
-    shard_size: int = Field(500, ge=1)
-    encode_batch_size: int = Field(16, ge=1)
-    num_frames: int = Field(17, ge=1)
-    height: int = Field(96, ge=16)
-    width: int = Field(96, ge=16)
-    fps: float = Field(12.0, gt=0)
-    mid_clip_share: float = Field(0.25, ge=0, le=1)
-    chinese_share: float = Field(0.25, ge=0, le=1)
-    camera_vector_share: float = Field(0.5, ge=0, le=1)
-    caption_dropout: float = Field(0.12, ge=0, le=1)
+    workers: int = Field(default=1, ge=1)
+    shard_size: int = Field(default=500, ge=1)
+    encode_batch_size: int = Field(default=16, ge=1)
+    num_frames: int = Field(default=17, ge=1)
+    height: int = Field(default=96, ge=16)
+    width: int = Field(default=96, ge=16)
+    fps: float = Field(default=12.0, gt=0)
+    mid_clip_share: float = Field(default=0.25, ge=0, le=1)
+    chinese_share: float = Field(default=0.25, ge=0, le=1)
+    camera_vector_share: float = Field(default=0.5, ge=0, le=1)
+    caption_dropout: float = Field(default=0.12, ge=0, le=1)
 
     @model_validator(mode="after")
     def _check(self):
@@ -62,30 +62,30 @@ class DataConfig(_Section):
 class TextConfig(_Section):
     """The text tokenizer, trained at the start of a run on the captions."""
 
-    vocab_size: int = Field(1024, ge=300)
-    max_length: int = Field(48, ge=4)
-    corpus_size: int = Field(4000, ge=1)
+    vocab_size: int = Field(default=1024, ge=300)
+    max_length: int = Field(default=48, ge=4)
+    corpus_size: int = Field(default=4000, ge=1)
 
 
 class FlowConfig(_Section):
     """Noise levels and loss, see `videogen.diffusion.flow_matching`."""
 
     mean: float = 0.0
-    std: float = Field(1.0, gt=0)
-    tail: float = Field(0.1, ge=0, le=1)
-    shift: float = Field(1.0, gt=0)
-    contrastive_weight: float = Field(0.0, ge=0)
+    std: float = Field(default=1.0, gt=0)
+    tail: float = Field(default=0.1, ge=0, le=1)
+    shift: float = Field(default=1.0, gt=0)
+    contrastive_weight: float = Field(default=0.0, ge=0)
 
 
 class OptimizerConfig(_Section):
     """AdamW with Muon for the hidden matrices; both use `learning_rate` (Muon's updates are scaled to AdamW's size)."""
 
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(default=2e-3, gt=0)
     use_muon: bool = True
-    muon_momentum: float = Field(0.95, ge=0, lt=1)
+    muon_momentum: float = Field(default=0.95, ge=0, lt=1)
     betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = Field(0.01, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
 
 
 class ScheduleConfig(_Section):
@@ -97,11 +97,11 @@ class ScheduleConfig(_Section):
             step resumed from.
     """
 
-    num_steps: int = Field(20_000, ge=1)
-    warmup_steps: int = Field(200, ge=0)
+    num_steps: int = Field(default=20_000, ge=1)
+    warmup_steps: int = Field(default=200, ge=0)
     decay_start: int | Literal["now"] | None = None
-    decay_steps: int = Field(2000, ge=1)
-    final_lr_ratio: float = Field(0.02, ge=0, le=1)
+    decay_steps: int = Field(default=2000, ge=1)
+    final_lr_ratio: float = Field(default=0.02, ge=0, le=1)
 
     def last_step(self) -> int:
         return self.decay_start + self.decay_steps if isinstance(self.decay_start, int) else self.num_steps
@@ -118,29 +118,29 @@ class ScheduleConfig(_Section):
 class CurriculumConfig(_Section):
     """Learn to draw first: the first steps see single images only (one latent frame each)."""
 
-    image_only_steps: int = Field(0, ge=0)
+    image_only_steps: int = Field(default=0, ge=0)
 
 
 class RouterConfig(_Section):
     """Balancing of the experts: bias step per optimiser step, and weight of an optional auxiliary loss."""
 
-    bias_rate: float = Field(1e-3, ge=0)
-    balance_loss_weight: float = Field(0.0, ge=0)
+    bias_rate: float = Field(default=1e-3, ge=0)
+    balance_loss_weight: float = Field(default=0.0, ge=0)
 
 
 class EmaConfig(_Section):
-    max_decay: float = Field(0.9995, ge=0, lt=1)
-    power: float = Field(6.94, ge=0)
+    max_decay: float = Field(default=0.9995, ge=0, lt=1)
+    power: float = Field(default=6.94, ge=0)
 
 
 class LogConfig(_Section):
     """How often, in steps; 0 = never."""
 
-    metrics_every: int = Field(50, ge=1)
-    validate_every: int = Field(1000, ge=0)
-    sample_every: int = Field(2000, ge=0)
-    checkpoint_every: int = Field(1000, ge=0)
-    sample_steps: int = Field(12, ge=1)
+    metrics_every: int = Field(default=50, ge=1)
+    validate_every: int = Field(default=1000, ge=0)
+    sample_every: int = Field(default=2000, ge=0)
+    checkpoint_every: int = Field(default=1000, ge=0)
+    sample_steps: int = Field(default=12, ge=1)
     sample_guidance_scale: float = 3.0
     sample_prompts: tuple[str, ...] = ()
 
@@ -174,9 +174,9 @@ class TrainConfig(_Section):
         "subject": 0.12,
         "image": 0.08,
     }
-    batch_size: int = Field(64, ge=1)
-    image_batch_size: int = Field(160, ge=1)
-    accumulation: int = Field(1, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    image_batch_size: int = Field(default=160, ge=1)
+    accumulation: int = Field(default=1, ge=1)
     mixed_precision: Literal["no", "bf16"] = "bf16"
     compile: bool = False
     flow: FlowConfig = FlowConfig()

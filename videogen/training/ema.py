@@ -27,7 +27,7 @@ class ExponentialMovingAverage:
         self.power = power
         named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
         self.names = [name for name, _ in named]
-        self.live = [param for _, param in named]
+        self.live: list[Tensor] = [param for _, param in named]
         self.average = [param.detach().float().clone() for param in self.live]
 
     def decay(self, step: int) -> float:

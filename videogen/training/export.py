@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 SHARD_SIZE = "14MB"
 """Shards stay below the 15 MB that a file in the repository may have."""
 
 
-def to_storage_dtype(model: nn.Module) -> nn.Module:
+def to_storage_dtype(model: Any) -> Any:
     """A copy in bfloat16 with the router and every bias in float32, as routing needs them exactly."""
     stored = copy.deepcopy(model)
     for name, param in stored.named_parameters():

@@ -54,7 +54,7 @@ def fingerprint(data: DataConfig, seed: int, vae: torch.nn.Module) -> dict[str, 
 
 
 @torch.no_grad()
-def encode(vae: torch.nn.Module, video: Tensor) -> Tensor:
+def encode(vae: Any, video: Tensor) -> Tensor:
     """Normalised latents `[B, C, f, h, w]` float16 of `video [B, 3, F, H, W]`; bfloat16 autocast where the device is
     fast at it."""
     param = next(vae.parameters())

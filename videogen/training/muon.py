@@ -10,6 +10,7 @@ parameters only; here a
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "num_steps": num_steps})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Any = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -103,7 +104,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
 
-def split_parameters(model: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
     """Parameters for (Muon, AdamW with weight decay, AdamW without), each in the order of `named_parameters`.
 
     Muon takes hidden matrices and expert stacks. Embeddings, convolutions, the router, the first projection and the
@@ -111,7 +112,9 @@ def split_parameters(model: nn.Module) -> tuple[list[Tensor], list[Tensor], list
     vectors, norms, biases and tables go there without weight decay.
     """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    hidden, decayed, plain = [], [], []
+    hidden: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, param in model.named_parameters():
         if not param.requires_grad:
             continue

@@ -46,10 +46,10 @@ from videogen.training.sheets import PROMPTS, draw_samples, write_sheet
 class VideoModel(nn.Module):
     """Transformer and text encoder as one module, so that one forward serves data-parallel training."""
 
-    def __init__(self, transformer: nn.Module, text_encoder: nn.Module):
+    def __init__(self, transformer: Any, text_encoder: Any):
         super().__init__()
-        self.transformer = transformer
-        self.text_encoder = text_encoder
+        self.transformer: Any = transformer
+        self.text_encoder: Any = text_encoder
 
     def forward(
         self, latents: Tensor, timestep: Tensor, ids: Tensor, mask: Tensor, frames: FrameSequence, balance: bool = False
@@ -88,6 +88,8 @@ class Trainer:
             )
         if config.schedule.decay_start == "now" and not resume:
             raise ValueError("`schedule.decay_start` must be a step, got 'now'; 'now' goes with --resume.")
+        if init_from and not (Path(init_from) / "transformer" / "config.json").is_file():
+            raise ValueError(f"`--init-from` must be a folder of exported weights, {init_from} has no transformer/.")
         if config.compile:
             _check_compiler()
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
@@ -102,7 +104,8 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         cache = LatentCache(config.data)
         self.batches = BatchMaker(config, cache, self.vae.config.scale_factor_temporal)
-        self.latent_size = tuple(cache.clips.shape[1:])
+        channels, num_latent_frames, height, width = cache.clips.shape[1:]
+        self.latent_size = (channels, num_latent_frames, height, width)
 
         checkpoint: tuple[dict, dict] | None = load_checkpoint(checkpoints[-1]) if resume else None
         self.text_tokenizer = self._load_text_tokenizer(config, cache, init_from)
@@ -165,9 +168,6 @@ class Trainer:
         from videogen.models.transformer import VideoTransformer
 
         if init_from:
-            for part in ("transformer", "text_encoder"):
-                if not (Path(init_from) / part / "config.json").is_file():
-                    raise ValueError(f"`--init-from` must be a folder of exported weights, {init_from} has no {part}/.")
             transformer = VideoTransformer.from_pretrained(str(Path(init_from) / "transformer")).float()
             text_encoder = TextEncoder.from_pretrained(str(Path(init_from) / "text_encoder")).float()
             return VideoModel(transformer, text_encoder)
@@ -201,6 +201,9 @@ class Trainer:
         """Scalar loss and the squared error per clip `[B]` of a batch noised to `sigmas [B]`."""
         noise = torch.randn(batch.sample.shape, generator=generator).to(self.device)
         ids, mask = self.text_tokenizer(batch.captions, max_length=self.config.text.max_length)
+        if not self.config.compile:  # a compiled forward wants few shapes, any other short texts
+            longest = int(mask.sum(1).max())
+            ids, mask = ids[:, :longest], mask[:, :longest]
         sample, frames, sigmas = batch.sample.to(self.device), batch.frames.to(self.device), sigmas.to(self.device)
         noisy, timestep = add_noise(sample, noise, sigmas, frames.known)
         weight = self.config.router.balance_loss_weight if self.model.training else 0.0

@@ -1,0 +1,391 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tokenizer3d.autoencoder import CausalVideoAutoencoder
+from videogen.data.folder import read_captions, read_clip
+from videogen.data.video import write_video
+from videogen.models.text_encoder import TextEncoder
+from videogen.models.transformer import VideoTransformer
+from videogen.training.batches import BatchMaker, name_the_subject
+from videogen.training.checkpoint import list_checkpoints
+from videogen.training.config import TrainConfig, load_config
+from videogen.training.latent_cache import LatentCache, build_cache, guide_frames
+from videogen.training.trainer import Trainer, load_vae, train
+
+TINY_MODEL = {
+    "transformer": {
+        "width": 32, "num_heads": 1, "head_dim": 32, "mixers": ["linear", "softmax"], "feed_forwards": ["dense", "moe"],
+        "cross_attention_layers": [0], "dense_hidden": 32, "expert_hidden": 16, "shared_hidden": 16, "num_experts": 4,
+    },
+    "text_encoder": {"width": 32, "num_heads": 1, "num_layers": 1, "hidden": 32},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory) -> Path:
+    """A folder with a tiny video tokenizer, a tiny model file and, after the first use, a latent cache."""
+    folder = tmp_path_factory.mktemp("training")
+    torch.manual_seed(0)
+    CausalVideoAutoencoder(
+        latent_channels=8,
+        encoder_widths=(8, 16, 16),
+        encoder_blocks=(1, 1),
+        decoder_widths=(8, 16, 16),
+        decoder_blocks=(1, 1, 1),
+    ).save_pretrained(folder / "vae")
+    (folder / "model.yaml").write_text(yaml.safe_dump(TINY_MODEL))
+    return folder
+
+
+def _raw(ground: Path, output: Path, **overrides) -> dict:
+    raw = {
+        "seed": 3,
+        "output": str(output),
+        "tokenizer": str(ground / "vae"),
+        "model": str(ground / "model.yaml"),
+        "data": {
+            "num_clips": 24, "num_validation": 4, "shard_size": 10, "cache": str(ground / "cache"),
+            "num_frames": 17, "height": 32, "width": 32, "mid_clip_share": 0.3,
+        },
+        "text": {"vocab_size": 300, "corpus_size": 20},
+        "batch_size": 4,
+        "image_batch_size": 6,
+        "accumulation": 2,
+        "mixed_precision": "no",
+        "schedule": {"num_steps": 6, "warmup_steps": 2, "decay_steps": 3},
+        "log": {"metrics_every": 1, "validate_every": 0, "sample_every": 0, "checkpoint_every": 0},
+    }  # fmt: skip
+    for key, value in overrides.items():
+        raw[key] = {**raw[key], **value} if isinstance(raw.get(key), dict) and key != "tasks" else value
+    return raw
+
+
+def _config(ground: Path, output: Path, **overrides) -> TrainConfig:
+    return TrainConfig(**_raw(ground, output, **overrides))
+
+
+def _losses(folder: Path) -> dict[int, float]:
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {record["step"]: record["loss"] for record in records if "loss" in record}
+
+
+@pytest.fixture(scope="module")
+def whole_run(ground) -> tuple[Path, str]:
+    """An uninterrupted run of 6 steps."""
+    folder = ground / "whole"
+    _, reason = train(_config(ground, folder, log={"validate_every": 3, "sample_every": 6, "sample_steps": 2}))
+    return folder, reason
+
+
+def test_a_run_writes_metrics_weights_plot_and_sample_sheet(whole_run):
+    folder, reason = whole_run
+    assert reason == "finished"
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
+    assert {"loss", "grad_norm", "lr", "clips_per_second", "clips_seen"} <= set(records[0])
+    load = torch.tensor(records[2]["expert_load"])  # [quarter, MoE layer, E]
+    assert load.shape == (4, 1, 4)
+    torch.testing.assert_close(load.mean(-1), torch.ones(4, 1), rtol=1e-3, atol=1e-3)
+    assert records[0]["lr"] == pytest.approx(records[1]["lr"] / 2)
+    assert (folder / "samples" / "step-00000006.png").stat().st_size > 1000
+    assert (folder / "metrics.png").stat().st_size > 1000
+    summary = json.loads((folder / "weights" / "training.json").read_text())
+    assert summary["steps"] == 6
+    assert summary["clips_seen"] == sum(6 * 2 * [4]) + 2 * 2 * _num_image_batches(records)
+    assert "fox" in json.loads((folder / "weights" / "vocabulary.json").read_text())["actors"]
+
+
+def _num_image_batches(records) -> int:
+    return (records[-1]["clips_seen"] - 48) // 4
+
+
+def test_exported_weights_load_and_keep_the_router_exact(whole_run):
+    weights = whole_run[0] / "weights"
+    stored = load_file(weights / "transformer" / "diffusion_pytorch_model.safetensors")
+    for name, tensor in stored.items():
+        exact = "router" in name or name.endswith("bias")
+        assert tensor.dtype == (torch.float32 if exact else torch.bfloat16), name
+    transformer = VideoTransformer.from_pretrained(weights / "transformer")
+    encoder = TextEncoder.from_pretrained(weights / "text_encoder")
+    assert transformer.config.text_width == encoder.config.width == 32
+    ema = load_file(list_checkpoints(whole_run[0])[-1] / "ema.safetensors")
+    name = "blocks.1.feed_forward.router.weight"
+    assert torch.equal(transformer.get_parameter(name), ema[f"transformer.{name}"])
+
+
+def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(ground, whole_run):
+    folder = ground / "resumed"
+    train(_config(ground, folder, schedule={"num_steps": 3}))
+    train(_config(ground, folder), resume=True)
+    assert _losses(folder) == _losses(whole_run[0])
+    mine, theirs = (load_file(list_checkpoints(path)[-1] / "model.safetensors") for path in (folder, whole_run[0]))
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(ground):
+    script = (
+        "import sys; from videogen.training.config import load_config; from videogen.training.trainer import train; "
+        "train(load_config(sys.argv[1]), resume=len(sys.argv) > 2)"
+    )
+    schedule = {"num_steps": 40}
+    config = ground / "killed.yaml"
+    config.write_text(yaml.safe_dump(_raw(ground, ground / "killed", schedule=schedule, log={"checkpoint_every": 3})))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen([sys.executable, "-c", script, str(config)], env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list_checkpoints(ground / "killed") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert list_checkpoints(ground / "killed")
+    subprocess.run([sys.executable, "-c", script, str(config), "resume"], check=True, env=environment, timeout=300)
+    train(_config(ground, ground / "not_killed", schedule=schedule))
+    assert _losses(ground / "killed") == _losses(ground / "not_killed")
+
+
+def test_decay_now_ends_the_run_a_few_steps_later(ground):
+    folder = ground / "decayed"
+    train(_config(ground, folder, schedule={"num_steps": 2}))
+    trainer, reason = train(_config(ground, folder, schedule={"decay_start": "now"}), resume=True)
+    assert (trainer.step, reason) == (5, "finished")
+    rates = [json.loads(line)["lr"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert rates[1] > rates[2] > rates[3] > rates[4] > 0
+    # The decay is remembered by the run.
+    assert Trainer(_config(ground, folder), resume=True).last_step == 5
+
+
+def test_init_from_starts_anew_with_given_weights(ground, whole_run):
+    config = _config(ground, ground / "continued", schedule={"num_steps": 1})
+    trainer = Trainer(config, init_from=str(whole_run[0] / "weights"))
+    ema = load_file(list_checkpoints(whole_run[0])[-1] / "ema.safetensors")
+    name = "blocks.0.mixer.to_qkv.weight"
+    torch.testing.assert_close(
+        trainer.model.transformer.get_parameter(name), ema[f"transformer.{name}"], rtol=2**-8, atol=0
+    )
+    assert trainer.step == 0
+    assert not trainer.optimizers["adamw"].state
+    trainer.run()
+    assert (ground / "continued" / "weights" / "transformer" / "config.json").is_file()
+
+
+def test_time_limit_stops_with_a_checkpoint(ground):
+    trainer, reason = train(_config(ground, ground / "limited"), max_minutes=1e-9)
+    assert reason == "time limit"
+    assert [path.name for path in list_checkpoints(ground / "limited")] == ["checkpoint-00000000"]
+    assert trainer.step == 0
+
+
+def test_misuse_is_refused(ground, whole_run):
+    with pytest.raises(ValueError, match="`output` must be a new folder"):
+        Trainer(_config(ground, whole_run[0]))
+    with pytest.raises(ValueError, match="`--resume` needs a checkpoint"):
+        Trainer(_config(ground, ground / "nothing"), resume=True)
+    with pytest.raises(ValueError, match="'now' goes with --resume"):
+        Trainer(_config(ground, ground / "nothing", schedule={"decay_start": "now"}))
+    with pytest.raises(ValueError, match=r"`--init-from` must be a folder of exported weights"):
+        Trainer(_config(ground, ground / "nothing"), init_from=str(ground))
+    with pytest.raises(ValueError, match="`tokenizer` must be the folder of a trained video tokenizer"):
+        Trainer(_config(ground, ground / "nothing", tokenizer=str(ground / "no")))
+
+
+# The latent cache and the batches
+
+
+def test_cache_is_deterministic_and_goes_on_where_it_stopped(ground, whole_run, tmp_path):
+    config = _config(ground, tmp_path / "run", data={"cache": str(tmp_path / "cache")})
+    vae = load_vae(config.tokenizer)
+    build_cache(config.data, config.seed, vae)
+    (tmp_path / "cache" / "shard-00001.jsonl").unlink()  # as if killed before the shard was complete
+    built = []
+    build_cache(config.data, config.seed, vae, lambda done, total: built.append((done, total)))
+    assert built == [(0, 1), (1, 1)]
+    mine, first = LatentCache(config.data), LatentCache(_config(ground, tmp_path).data)
+    assert len(mine) == 24
+    for name in ("clips", "guides", "references", "windows", "window_index"):
+        assert torch.equal(getattr(mine, name), getattr(first, name)), name
+    assert mine.records == first.records
+    assert mine.clips.shape == (24, 8, 3, 2, 2)
+    assert mine.guides.shape[2] == len(guide_frames(17)) == 4
+    with pytest.raises(ValueError, match=r"`data.cache` must be made with the run's settings.*seed = 3"):
+        build_cache(config.data, 4, vae)
+
+
+def test_images_in_the_cache_are_encoded_alone(ground, whole_run):
+    from videogen.data.stage import ClipSpec, render
+
+    config = _config(ground, ground / "x")
+    cache = LatentCache(config.data)
+    vae = load_vae(config.tokenizer)
+    spec = ClipSpec.from_json(cache.records[0]["spec"])
+    last = render([spec], num_frames=17, height=32, width=32)[:, :, 16:]
+    latents = vae.normalize(vae.encode(last).latents)
+    torch.testing.assert_close(cache.guides[:1, :, 3:].float(), latents, rtol=0.05, atol=0.05)  # bfloat16
+
+
+@pytest.fixture(scope="module")
+def batches(ground, whole_run):
+    config = _config(ground, ground / "x", data={"caption_dropout": 0.3}, batch_size=12)
+    return BatchMaker(config, LatentCache(config.data))
+
+
+def test_batches_depend_on_seed_step_and_rank_only(batches):
+    first, again, other_rank = (batches.training_batch(7, 1, rank) for rank in (0, 0, 1))
+    assert first.captions == again.captions
+    assert torch.equal(first.sample, again.sample)
+    assert other_rank.task == first.task
+    assert other_rank.sample.shape == first.sample.shape
+    assert not torch.equal(first.sample, other_rank.sample)
+    assert max(first.indices) < 20  # the last 4 clips are for validation
+    assert batches.validation_batch().indices == [20, 21, 22, 23]
+
+
+def test_every_task_has_its_known_frames(batches):
+    seen = {}
+    for step in range(300):
+        if batches.task(step, 0) not in seen:
+            batch = batches.training_batch(step)
+            seen[batch.task] = batch
+    assert set(seen) == {"text", "first_image", "last_image", "keyframes", "extend", "subject", "image"}
+    assert not seen["text"].frames.known.any()
+    assert seen["image"].sample.shape[2] == 1
+    assert seen["first_image"].frames.known.tolist() == [True, False, False]
+    assert seen["last_image"].frames.kinds.tolist() == [0, 1, 1, 2]
+    assert seen["last_image"].frames.times[-1].item() == pytest.approx(16 / 12)
+    assert seen["subject"].frames.kinds.tolist() == [0, 1, 1, 3]
+    assert seen["extend"].frames.known[0] and not seen["extend"].frames.known[-1]
+    windows = batches.cache.windows.float()
+    assert all(any(torch.equal(item, window) for window in windows) for item in seen["extend"].sample)
+    for batch in seen.values():
+        known = batch.frames.known
+        assert torch.equal(batch.sample[:, :, known], batch.frames.latents[:, :, known])
+    assert all("the subject" in text or "主角" in text or text == "" for text in seen["subject"].captions)
+
+
+def test_the_camera_is_told_in_words_or_by_vector_and_dropped_with_the_caption(batches):
+    words = vectors = dropped = 0
+    for step in range(200):
+        if batches.task(step, 0) != "text":
+            continue
+        batch = batches.training_batch(step)
+        for caption, camera, index in zip(batch.captions, batch.frames.camera, batch.indices, strict=True):
+            told_by_vector = bool(camera[:, -1].any())
+            told_in_words = any(word in caption for word in ("camera", "镜头", "shot", "panning", "zooming"))
+            assert not (told_by_vector and told_in_words)
+            assert batches.specs[index].camera_told or not (told_by_vector or told_in_words)
+            if caption == "":
+                assert not camera.any()
+                dropped += 1
+            words, vectors = words + told_in_words, vectors + told_by_vector
+    assert words > 50
+    assert vectors > 50
+    assert dropped > 50
+
+
+def test_the_subject_replaces_the_actor_and_its_synonyms():
+    assert name_the_subject("a fox jumps in the snow", "fox", "en") == "the subject jumps in the snow"
+    assert name_the_subject("in the snow, a fox jumps", "fox", "en") == "in the snow, the subject jumps"
+
+
+# Configuration
+
+
+def test_settings_are_checked_and_overridden(ground, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(_raw(ground, tmp_path)))
+    config = load_config(path, ["schedule.num_steps=9", "optimizer.use_muon=false", "tasks={text: 1}"])
+    assert (config.schedule.num_steps, config.optimizer.use_muon, config.tasks) == (9, False, {"text": 1.0})
+    for override, message in (
+        ("batch_size=0", "`batch_size`: .*greater than or equal to 1"),
+        ("bach_size=4", "`bach_size`: Extra inputs are not permitted"),
+        ("tasks={dance: 1}", "must name tasks of text, .*got 'dance'"),
+        ("data.source=folder", "`data.path` must name the folder"),
+        ("nonsense", "must look like section.key=value, got 'nonsense'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_config(path, [override])
+    with pytest.raises(ValueError, match="does not exist"):
+        load_config(tmp_path / "no.yaml")
+
+
+def test_the_shipped_configuration_is_valid():
+    config = load_config("configs/train/t2v_tiny_cpu.yaml")
+    assert config.data.num_frames == 17
+    assert sum(config.tasks.values()) == pytest.approx(1.0)
+
+
+# A folder of videos
+
+
+@pytest.fixture(scope="module")
+def folder_of_videos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    lines = []
+    for i in range(20):
+        frames = torch.zeros(27, 40, 48, 3, dtype=torch.uint8)
+        frames[..., i % 3] = 100 + 5 * i
+        for t in range(27):
+            frames[t, 10:20, t : t + 10] = 255
+        write_video(folder / f"clip{i}.mp4", frames.numpy(), 12.0)
+        lines.append(json.dumps({"file": f"clip{i}.mp4", "caption": f"a white square moves right, number {i}"}))
+    (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_videos_are_cropped_resampled_and_scaled(folder_of_videos):
+    clip = read_clip(folder_of_videos / "clip3.mp4", 17, 32, 32, 12.0)
+    assert clip.shape == (3, 17, 32, 32)
+    assert -1 <= clip.min() < clip.max() <= 1
+    assert read_clip(folder_of_videos / "clip3.mp4", 100, 32, 32, 12.0).shape[1] == 27
+    assert read_clip(folder_of_videos / "clip3.mp4", 100, 32, 32, 6.0).shape[1] == 14
+    assert read_clip(folder_of_videos / "clip3.mp4", 100, 32, 32, 24.0).shape[1] == 54
+    # At half the rate every second frame is shown.
+    torch.testing.assert_close(read_clip(folder_of_videos / "clip3.mp4", 9, 32, 32, 6.0), clip[:, ::2])
+
+
+def test_the_trainer_learns_from_a_folder_of_videos(ground, folder_of_videos, tmp_path, capsys):
+    config = _config(
+        ground,
+        tmp_path / "run",
+        data={"source": "folder", "path": str(folder_of_videos), "cache": str(tmp_path / "cache"), "num_validation": 2},
+        schedule={"num_steps": 8},
+        log={"sample_prompts": ["a white square moves right"], "sample_every": 8, "sample_steps": 2},
+    )
+    trainer, reason = train(config)
+    assert reason == "finished"
+    assert len(trainer.batches.cache) == 20
+    assert len(trainer.batches.cache.windows) == 20  # 27 frames hold a clip and a window from its middle
+    assert "subject" not in trainer.batches.tasks
+    losses = list(_losses(tmp_path / "run").values())
+    assert len(losses) == 8
+    assert all(loss < 100 for loss in losses)
+    assert trainer.batches.training_batch(0).captions[0] in {
+        "",
+        *(e["caption"] for e in read_captions(str(folder_of_videos))),
+    }
+
+
+def test_bad_folders_are_refused(folder_of_videos, tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        read_captions(str(tmp_path))
+    for text, message in (
+        ("{", "line 1 is not"),
+        ('{"file": "a.mp4"}', "objects with `file` and `caption`, line 1 does not"),
+        ('{"file": "a.mp4", "caption": "x"}', "must name existing files, line 1 names 'a.mp4'"),
+    ):
+        (tmp_path / f"{len(text)}.jsonl").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_captions(str(tmp_path), f"{len(text)}.jsonl")
+    (tmp_path / "broken.mp4").write_text("no video")
+    with pytest.raises(ValueError, match=r"must hold readable videos, .*broken.mp4 is not"):
+        read_clip(tmp_path / "broken.mp4", 9, 32, 32, 12.0)
