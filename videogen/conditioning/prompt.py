@@ -87,14 +87,16 @@ def vocabulary_warnings(prompt: str, vocabulary: Mapping[str, Any] | None) -> li
 
     Args:
         prompt: without camera brackets.
-        vocabulary: content of `vocabulary.json`; its `words` (see `unknown_words`), or the names it lists.
+        vocabulary: content of `vocabulary.json`; its `words` (see `unknown_words`), or else the words of Stage for the
+            names it lists. A vocabulary that lists no actors says nothing about words.
     """
     if not vocabulary:
         return []
     words = vocabulary.get("words")
     if words is None:
-        names = ("actors", "scenes", "lights", "motions", "speeds", "events")
-        words = {"en": [str(entry) for name in names for entry in vocabulary.get(name, ())]}
+        if not vocabulary.get("actors"):
+            return []
+        words = stage_words(vocabulary)
     sentences = []
     for word, nearest in unknown_words(prompt, words).items():
         hint = f"the nearest it knows: {', '.join(nearest)}" if nearest else "`videogen vocabulary` lists what it knows"
@@ -115,6 +117,9 @@ def stage_words(vocabulary: Mapping[str, Any]) -> dict[str, list[str]]:
     chinese: set[str] = set()
     actors = load_actors()
     for name in vocabulary["actors"]:
+        if name not in actors:
+            english.add(name)
+            continue
         english |= {name, *actors[name].synonyms_en}
         chinese |= {actors[name].name_zh, *actors[name].synonyms_zh}
     for key, table_en, table_zh in (
@@ -124,17 +129,17 @@ def stage_words(vocabulary: Mapping[str, Any]) -> dict[str, list[str]]:
         ("speeds", captions._SPEEDS_EN, captions._SPEEDS_ZH),
         ("cameras", captions._CAMERAS_EN, captions._CAMERAS_ZH),
     ):
-        for name in vocabulary[key]:
+        for name in vocabulary.get(key, ()):
             for phrase in table_en.get(name, ((), ()))[0]:
                 english |= {phrase} if isinstance(phrase, str) else set(phrase)
             chinese |= set(table_zh.get(name, ((), ()))[0])
-    if "enters" in vocabulary["events"]:
+    if "enters" in vocabulary.get("events", ()):
         english |= {"comes in", "enters", "appears"}
         chinese |= {"进来", "出现"}
-    if "night falls" in vocabulary["events"]:
+    if "night falls" in vocabulary.get("events", ()):
         english |= {"night falls", "it gets dark"}
         chinese |= {"夜幕降临", "天黑了"}
-    if vocabulary["max_actors"] > 1:
+    if vocabulary.get("max_actors", 1) > 1:
         english |= {"left of", "to the right of"}
         chinese |= {"左边", "右边"}
     return {"en": sorted(english), "zh": sorted(chinese)}

@@ -1,0 +1,301 @@
+"""What may be asked for: sizes, rates, lengths, seeds and camera of a request, checked against what was trained.
+
+All checks stand here, none in the pipelines: they share them with the command line and the server. `vocabulary` is the
+content of `vocabulary.json` beside the weights; without one (a model of your own) only the grid of the model binds.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from videogen.conditioning.camera import (
+    CAMERA_DIM,
+    CameraPlan,
+    camera_frame_vectors,
+    parse_camera,
+    pool_camera,
+)
+
+MAX_DURATION = 600.0
+"""Seconds; a longer video is refused."""
+
+MAX_INFERENCE_STEPS = 1000
+MAX_GUIDANCE_SCALE = 100.0
+MAX_SEED = 2**63 - 1
+CameraInput = str | torch.Tensor | np.ndarray | Sequence[Sequence[float]]
+
+
+def check_size(
+    height: int | None, width: int | None, vocabulary: Mapping[str, Any] | None, multiple: int
+) -> tuple[int, int]:
+    """Returns (height, width) in pixels; what is None becomes the first trained size's.
+
+    Raises:
+        ValueError: not a trained size; without a vocabulary: not given, or no positive multiple of `multiple`.
+    """
+    if vocabulary and vocabulary.get("sizes"):
+        sizes = [(int(h), int(w)) for w, h in vocabulary["sizes"]]
+        matching = [size for size in sizes if height in (None, size[0]) and width in (None, size[1])]
+        if matching:
+            return matching[0]
+        shown = " or ".join(f"{w}x{h}" for h, w in sizes)
+        asked = f"{width if width is not None else sizes[0][1]}x{height if height is not None else sizes[0][0]}"
+        raise ValueError(f"`width` and `height` must be a size the model was trained on, got {asked}; use {shown}.")
+    if height is None or width is None:
+        raise ValueError("`height` and `width` must be given for a model without `vocabulary.json`.")
+    for name, value in (("height", height), ("width", width)):
+        if value < multiple or value % multiple:
+            good = max(multiple, round(value / multiple) * multiple)
+            raise ValueError(f"`{name}` must be a positive multiple of {multiple}, got {value}; use {good}.")
+    return height, width
+
+
+def check_fps(fps: float | None, vocabulary: Mapping[str, Any] | None) -> float:
+    """Returns the frames per second; None becomes the first trained rate.
+
+    Raises:
+        ValueError: not a trained rate, or not a positive number.
+    """
+    if vocabulary and vocabulary.get("fps"):
+        rates = vocabulary["fps"]
+        if fps is None:
+            return float(rates[0])
+        if fps not in rates:
+            shown = " or ".join(f"{rate:g}" for rate in rates)
+            raise ValueError(f"`fps` must be a rate the model was trained on, got {fps:g}; use {shown}.")
+    if fps is None:
+        raise ValueError("`fps` must be given for a model without `vocabulary.json`.")
+    if not (math.isfinite(fps) and 0 < fps <= 240):
+        raise ValueError(f"`fps` must be above 0 and at most 240, got {fps:g}.")
+    return float(fps)
+
+
+def longest_num_frames(duration: float, fps: float, scale_factor_temporal: int = 8) -> int:
+    """The largest frame count ``1 + 8 k`` (k >= 0) whose clip, ``num_frames / fps`` seconds, is not longer than asked.
+
+    Args:
+        duration: seconds.
+        fps: frames per second.
+        scale_factor_temporal: pixel frames per latent frame.
+
+    Raises:
+        ValueError: not finite, above `MAX_DURATION`, or shorter than one frame.
+    """
+    if not math.isfinite(duration) or duration > MAX_DURATION:
+        raise ValueError(f"`duration` must be at most {MAX_DURATION:g} seconds, got {duration:g}.")
+    available = math.floor(duration * fps + 1e-6)
+    if available < 1:
+        raise ValueError(f"`duration` must hold at least one frame, got {duration:g} s at {fps:g} frames per second.")
+    return 1 + (available - 1) // scale_factor_temporal * scale_factor_temporal
+
+
+def check_length(
+    num_frames: int | None,
+    duration: float | None,
+    fps: float,
+    vocabulary: Mapping[str, Any] | None,
+    scale_factor_temporal: int,
+    adjusted: list[str],
+) -> int:
+    """Returns the number of frames: the given one, the longest that fits in `duration`, or the trained one.
+
+    Raises:
+        ValueError: both given, off the grid, too long, or shorter than any trained length and not one of them.
+    """
+    lengths = sorted(vocabulary["num_frames"]) if vocabulary and vocabulary.get("num_frames") else []
+    if num_frames is not None and duration is not None:
+        raise ValueError(f"`num_frames` and `duration` must not both be given, got {num_frames} and {duration:g}.")
+    if duration is not None:
+        num_frames = longest_num_frames(duration, fps, scale_factor_temporal)
+        shorter = [length for length in lengths if length <= num_frames]
+        if lengths and not shorter:
+            raise ValueError(
+                f"`duration` must be at least {lengths[0] / fps:.2f} seconds, the shortest trained length "
+                f"({lengths[0]} frames), got {duration:g}."
+            )
+        if lengths and num_frames < lengths[-1]:
+            num_frames = shorter[-1]
+        if abs(num_frames / fps - duration) > 0.5 / fps:
+            adjusted.append(
+                f"`duration` {duration:g} s became {num_frames / fps:.2f} s ({num_frames} frames at {fps:g} per "
+                f"second), the longest length that fits."
+            )
+        return num_frames
+    if num_frames is None:
+        if not lengths:
+            raise ValueError("`num_frames` or `duration` must be given for a model without `vocabulary.json`.")
+        return lengths[-1]
+    check_grid(num_frames, scale_factor_temporal)
+    if num_frames > MAX_DURATION * fps:
+        raise ValueError(f"`num_frames` must make at most {MAX_DURATION:g} seconds, got {num_frames}.")
+    if lengths and num_frames not in lengths and num_frames < lengths[-1]:
+        shown = ", ".join(map(str, lengths))
+        raise ValueError(
+            f"`num_frames` must be a length the model was trained on ({shown}) or longer, got {num_frames}; "
+            f"use {min(lengths, key=lambda length: abs(length - num_frames))}."
+        )
+    return num_frames
+
+
+def check_grid(num_frames: int, scale_factor_temporal: int) -> None:
+    """Raises ValueError unless `num_frames` is 1 plus a multiple of `scale_factor_temporal`."""
+    if isinstance(num_frames, bool) or not isinstance(num_frames, int | np.integer):
+        raise ValueError(f"`num_frames` must be a whole number, got {num_frames!r}.")
+    if num_frames < 1 or (num_frames - 1) % scale_factor_temporal:
+        low = max(1, num_frames - (num_frames - 1) % scale_factor_temporal)
+        high = low + scale_factor_temporal
+        raise ValueError(
+            f"`num_frames` must be 1 plus a multiple of {scale_factor_temporal}, got {num_frames}; use {low} or {high}."
+        )
+
+
+def check_sampling(num_inference_steps: int, guidance_scale: float, num_videos: int, batch_size: int) -> None:
+    """Raises ValueError for a number of steps, videos or a batch below 1, or a guidance that is no usable number."""
+    for name, value, most in (
+        ("num_inference_steps", num_inference_steps, MAX_INFERENCE_STEPS),
+        ("num_videos_per_prompt", num_videos, 10_000),
+        ("batch_size", batch_size, 10_000),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= most:
+            raise ValueError(f"`{name}` must be a whole number from 1 to {most}, got {value}.")
+    if not math.isfinite(guidance_scale) or not 0 <= guidance_scale <= MAX_GUIDANCE_SCALE:
+        raise ValueError(
+            f"`guidance_scale` must be from 0 to {MAX_GUIDANCE_SCALE:g}, got {guidance_scale}; 1.0 switches guidance off."
+        )
+
+
+def make_generators(
+    seed: int | None, generator: torch.Generator | Sequence[torch.Generator] | None, num_videos: int
+) -> tuple[list[torch.Generator], list[int]]:
+    """One generator per video and its seed: video i gets ``seed + i``; without a seed one is drawn and reported.
+
+    Raises:
+        ValueError: both given, a seed out of range, or not one generator per video.
+    """
+    if generator is not None:
+        if seed is not None:
+            raise ValueError("`seed` and `generator` must not both be given; leave one out.")
+        generators = [generator] if isinstance(generator, torch.Generator) else list(generator)
+        if len(generators) != num_videos or len(set(map(id, generators))) != num_videos:
+            raise ValueError(
+                f"`generator` must hold one generator of its own for each of {num_videos} videos, "
+                f"got {len(generators)}; pass a list, or `seed`."
+            )
+        return generators, [generator.initial_seed() for generator in generators]
+    if seed is None:
+        seed = secrets.randbelow(2**31)
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= MAX_SEED - num_videos:
+        raise ValueError(f"`seed` must be a whole number from 0 to {MAX_SEED - num_videos}, got {seed}.")
+    seeds = [int(seed) + i for i in range(num_videos)]
+    return [torch.Generator("cpu").manual_seed(value) for value in seeds], seeds
+
+
+def read_camera(prompt: str, camera: CameraInput | None) -> tuple[CameraPlan, CameraInput | None]:
+    """The camera plan of a prompt and of the argument `camera`, and the vectors where those were passed.
+
+    Raises:
+        ValueError: both the prompt and the argument name commands, or a command is wrong (see `parse_camera`).
+    """
+    plan = parse_camera(prompt)
+    if camera is None:
+        return plan, None
+    if plan.segments:
+        raise ValueError(
+            "`camera` and the brackets in `prompt` must not both name camera commands; keep one of the two."
+        )
+    if not isinstance(camera, str):
+        return plan, camera
+    told = camera if any(bracket in camera for bracket in "[【［") else f"[{camera}]"
+    named = parse_camera(told)
+    if named.prompt_without_brackets:
+        raise ValueError(
+            f"`camera` must hold commands only, got also '{named.prompt_without_brackets}'; "
+            f"write for example '[Pan left] [Zoom in]'."
+        )
+    return CameraPlan(plan.prompt_without_brackets, named.segments, named.notes), None
+
+
+def camera_of_timeline(
+    plan: CameraPlan,
+    vectors: CameraInput | None,
+    num_frames: int,
+    num_source_frames: int,
+    scale_factor_temporal: int,
+) -> torch.Tensor:
+    """Camera vectors [f, 9] float32 of a whole timeline, of which the first frames may be there already.
+
+    Args:
+        plan: commands; they share the new frames equally, what is there already moves like the first of them.
+        vectors: [f, 9] instead of commands; with source frames one row per *new* latent frame.
+        num_frames: of the timeline, new and old.
+        num_source_frames: old frames that an extension starts from.
+        scale_factor_temporal: pixel frames per latent frame.
+
+    Raises:
+        ValueError: vectors of another shape or not finite.
+    """
+    num_latent_frames = 1 + (num_frames - 1) // scale_factor_temporal
+    num_new = num_latent_frames - (1 + (num_source_frames - 1) // scale_factor_temporal if num_source_frames else 0)
+    if vectors is not None:
+        table = torch.as_tensor(np.asarray(vectors, dtype=np.float32))
+        if table.shape != (num_new, CAMERA_DIM):
+            raise ValueError(f"`camera` as vectors must be [{num_new}, {CAMERA_DIM}], got {list(table.shape)}.")
+        if not bool(torch.isfinite(table).all()):
+            raise ValueError("`camera` as vectors must be finite, got NaN or infinity.")
+        return torch.cat([table[:1].expand(num_latent_frames - num_new, -1), table])
+    frame_vectors = camera_frame_vectors(plan.segments, num_frames - num_source_frames)
+    frame_vectors = torch.cat([frame_vectors[:1].expand(num_source_frames, -1), frame_vectors])
+    return pool_camera(frame_vectors, scale_factor_temporal)
+
+
+def plan_windows(num_frames: int, window: int | None, scale_factor_temporal: int) -> list[tuple[int, int]]:
+    """Cuts a timeline into windows (start, length) of trained length that overlap by about half.
+
+    The first starts at frame 0, each later one within its predecessor, the last one ends with the timeline. Starts are
+    multiples of `scale_factor_temporal`, so that windows lie on the latent grid.
+
+    Args:
+        num_frames: of the timeline, on the grid.
+        window: trained length in frames; None = no limit.
+    """
+    if window is None or num_frames <= window:
+        return [(0, num_frames)]
+    stride = window - overlap_frames(window, scale_factor_temporal)
+    starts = [*range(0, num_frames - window, stride), num_frames - window]
+    return [(start, window) for start in starts]
+
+
+def overlap_frames(window: int, scale_factor_temporal: int) -> int:
+    """How many frames a continued window takes over: about half of it, at least one latent frame with its motion."""
+    num_later_latents = (window - 1) // scale_factor_temporal
+    return 1 + scale_factor_temporal * (num_later_latents // 2)
+
+
+def keyframe_numbers(
+    times: Sequence[float], num_frames: int, fps: float, adjusted: list[str], name: str = "keyframes"
+) -> list[int]:
+    """Frame numbers of keyframe times (seconds), rounded to the nearest frame and reported where that moves them.
+
+    Raises:
+        ValueError: outside the clip, not finite, or two keyframes on one frame.
+    """
+    numbers: list[int] = []
+    last = (num_frames - 1) / fps
+    for time in times:
+        if not math.isfinite(time) or time < 0 or round(time * fps) > num_frames - 1:
+            raise ValueError(f"`{name}` must lie within the clip, 0 to {last:.2f} seconds, got {time:g}.")
+        number = round(time * fps)
+        if number in numbers:
+            raise ValueError(
+                f"`{name}` must lie on different frames, got two on frame {number} ({number / fps:.2f} s)."
+            )
+        if abs(time - number / fps) > 5e-3:
+            adjusted.append(f"keyframe at {time:g} s was put on the nearest frame, {number} ({number / fps:.2f} s).")
+        numbers.append(number)
+    return numbers
