@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -91,17 +92,40 @@ class Muon(torch.optim.Optimizer):
             if group["weight_decay"]:
                 torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
 
-            by_shape: dict[tuple[int, int], list[int]] = {}
-            for i, update in enumerate(nesterov):
-                by_shape.setdefault((update.shape[-2], update.shape[-1]), []).append(i)
-            for (rows, columns), members in by_shape.items():
-                stacked = torch.cat([nesterov[i].reshape(-1, rows, columns) for i in members])
-                updates = orthogonalize(stacked, group["num_steps"]).to(stacked.dtype)
-                scale = 0.2 * max(rows, columns) ** 0.5
-                chunks = updates.split([nesterov[i].numel() // (rows * columns) for i in members])
-                for i, chunk in zip(members, chunks, strict=True):
-                    params[i].add_(chunk.view_as(params[i]), alpha=-group["lr"] * scale)
+            for param, update in zip(params, self._updates(nesterov, group["num_steps"]), strict=True):
+                rows, columns = param.shape[-2:]
+                param.add_(update, alpha=-group["lr"] * 0.2 * max(rows, columns) ** 0.5)
         return loss
+
+    @staticmethod
+    def _updates(momenta: list[Tensor], num_steps: int) -> list[Tensor]:
+        """Orthogonalised momenta. Processes of a data-parallel run share the work and end with equal results."""
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        costs = [momentum.numel() * min(momentum.shape[-2:]) for momentum in momenta]
+        loads, mine = [0] * world, []
+        for index in sorted(range(len(momenta)), key=lambda i: -costs[i]):
+            owner = loads.index(min(loads))
+            loads[owner] += costs[index]
+            if owner == rank:
+                mine.append(index)
+
+        by_shape: dict[tuple[int, int], list[int]] = {}
+        for index in mine:
+            rows, columns = momenta[index].shape[-2:]
+            by_shape.setdefault((rows, columns), []).append(index)
+        flat = momenta[0].new_zeros(sum(momentum.numel() for momentum in momenta))
+        updates = [
+            part.view_as(momentum)
+            for part, momentum in zip(flat.split([m.numel() for m in momenta]), momenta, strict=True)
+        ]
+        for (rows, columns), members in by_shape.items():
+            stacked = torch.cat([momenta[i].reshape(-1, rows, columns) for i in members])
+            chunks = orthogonalize(stacked, num_steps).split([momenta[i].numel() // (rows * columns) for i in members])
+            for i, chunk in zip(members, chunks, strict=True):
+                updates[i].copy_(chunk.view_as(updates[i]))
+        if world > 1:
+            dist.all_reduce(flat)
+        return updates
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
