@@ -17,11 +17,11 @@ Shapes: B batch; C channels; F, H, W pixel frames, height, width; f, h, w latent
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_utils import ModelMixin
@@ -354,13 +354,14 @@ class CausalVideoAutoencoder(ModelMixin, ConfigMixin):
         Raises:
             ValueError: the shape is off the grid.
         """
-        if video.ndim == 5:
-            check_num_frames(video.shape[2], self.scale_factor_temporal)
-        latents = torch.cat(list(self.encode_stream(video.split(_chunk_sizes(video, self.scale_factor_temporal), 2))), 2)
+        self._check_frames(video, first=True)
+        step = self.scale_factor_temporal
+        chunks = video.split([1] + [step] * ((video.shape[2] - 1) // step), dim=2)
+        latents = torch.cat(list(self.encode_stream(chunks)), dim=2)
         return EncoderOutput(latents=latents) if return_dict else (latents,)
 
     @torch.no_grad()
-    def encode_stream(self, chunks) -> Iterator[Tensor]:
+    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Encode chunks of frames as they come: 1 + 8k frames first, 8k each time after; yields their raw latents."""
         tiles: list[tuple[slice, slice]] | None = None
         states: list[StreamState] = []
@@ -473,13 +474,11 @@ class CausalVideoAutoencoder(ModelMixin, ConfigMixin):
         """Tiles put together with linear cross-fades. `scale`: output pixels per latent position."""
         if len(pieces) == 1:
             return pieces[0]
-        ramp = self.config.tile_overlap // 16 * scale
+        overlap = self.config.tile_overlap // 16 * scale
         out = pieces[0].new_zeros(*pieces[0].shape[:3], h * scale, w * scale)
         total = out.new_zeros(h * scale, w * scale)
         for piece, (rows, columns) in zip(pieces, tiles, strict=True):
-            y, x = (
-                _ramp(span, length, ramp, scale).to(out) for span, length in ((rows, h), (columns, w))
-            )
+            y, x = (_ramp(span, length, overlap, scale).to(out) for span, length in ((rows, h), (columns, w)))
             weight = y[:, None] * x
             out[..., _scaled(rows, scale), _scaled(columns, scale)] += piece * weight
             total[_scaled(rows, scale), _scaled(columns, scale)] += weight
@@ -515,12 +514,6 @@ class CausalVideoAutoencoder(ModelMixin, ConfigMixin):
             )
 
 
-def _chunk_sizes(video: Tensor, scale_factor_temporal: int) -> list[int]:
-    if video.ndim != 5:
-        raise ValueError(f"`video` must be [B, 3, F, H, W], got {list(video.shape)}; add the missing dimensions.")
-    return [1] + [scale_factor_temporal] * ((video.shape[2] - 1) // scale_factor_temporal)
-
-
 def _scaled(span: slice, scale: int) -> slice:
     return slice(span.start * scale, span.stop * scale)
 
@@ -532,14 +525,17 @@ def _spans(length: int, size: int, overlap: int) -> list[slice]:
     return [slice(start, start + size) for start in starts]
 
 
-def _ramp(span: slice, length: int, ramp: int, scale: int) -> Tensor:
-    """Weights of one tile along one side: rising over `ramp` where a neighbour overlaps, else 1."""
-    count = (span.stop - span.start) * scale
-    weight = torch.ones(count)
-    ramp = max(1, min(ramp, count // 2))
-    rise = (torch.arange(ramp) + 0.5) / ramp
+def _ramp(span: slice, length: int, overlap: int, scale: int) -> Tensor:
+    """Weights of one tile along one side: where a neighbour overlaps, 0 (a quarter), rising (half), 1 (a quarter).
+
+    The outer quarter is left to the neighbour: there the zeros beyond the tile's edge have been seen.
+    """
+    weight = torch.ones((span.stop - span.start) * scale)
+    margin = overlap // 4
+    rise = torch.zeros(overlap)
+    rise[margin:] = ((torch.arange(overlap - margin) + 0.5) / (overlap - 2 * margin)).clamp_max(1)
     if span.start > 0:
-        weight[:ramp] = rise
+        weight[:overlap] = rise
     if span.stop < length:
-        weight[count - ramp :] = rise.flip(0)
+        weight[-overlap:] = rise.flip(0)
     return weight

@@ -6,7 +6,7 @@ Shapes: B batch; F, H, W pixel frames, height, width; C latent channels; f, h, w
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from tokenizer3d.autoencoder import PATCH, haar_forward, repeat_first

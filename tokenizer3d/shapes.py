@@ -43,6 +43,4 @@ def check_num_frames(num_frames: int, scale_factor_temporal: int = 8, name: str 
         return
     below = max(0, (num_frames - 1) // scale_factor_temporal) * scale_factor_temporal + 1
     good = f"{below} or {below + scale_factor_temporal}" if num_frames > 1 else str(below)
-    raise ValueError(
-        f"`{name}` must be 1 plus a multiple of {scale_factor_temporal}, got {num_frames}; use {good}."
-    )
+    raise ValueError(f"`{name}` must be 1 plus a multiple of {scale_factor_temporal}, got {num_frames}; use {good}.")

@@ -126,7 +126,7 @@ class TokenizerTrainConfig(_Section):
     task: Literal["tokenizer"] = "tokenizer"
     seed: int = 0
     output: str = "runs/tokenizer_tiny"
-    model: dict[str, Any] = {}
+    model: dict[str, Any] = Field(default_factory=dict)
     sources: tuple[SourceConfig, ...] = (SourceConfig(kind="stage"),)
     batches: tuple[BatchConfig, ...] = (BatchConfig(),)
     height: int = Field(96, ge=32)
@@ -367,9 +367,7 @@ class ClipPool:
         return torch.stack(clips), torch.stack(padded)
 
     @staticmethod
-    def _vary(
-        video: Tensor, boxes: Tensor, shape: BatchConfig, generator: random.Random
-    ) -> tuple[Tensor, Tensor]:
+    def _vary(video: Tensor, boxes: Tensor, shape: BatchConfig, generator: random.Random) -> tuple[Tensor, Tensor]:
         """One clip [3, F, H, W] uint8 with boxes [A, F, 4], cut to shape, mirrored, reversed and recoloured."""
         frames = video.shape[1]
         order = list(range(frames))
@@ -660,9 +658,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         config = load_tokenizer_config(options.config, options.overrides)
-        scores = train_tokenizer(
-            config, options.max_minutes, options.decay_minutes, options.resume, options.init_from
-        )
+        scores = train_tokenizer(config, options.max_minutes, options.decay_minutes, options.resume, options.init_from)
     except ValueError as error:
         sys.exit(str(error))
     print(json.dumps(scores))
