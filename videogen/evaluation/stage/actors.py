@@ -12,7 +12,7 @@ Positions and sizes are in screen units: the frame is 2 high, (0, 0) its centre,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -25,9 +25,10 @@ from videogen.data.stage.actors import load_sprite
 TINTS = ((1.0, 1.0, 1.0), (1.0, 0.84, 0.72), (0.62, 0.68, 0.88))  # day, sunset, night, as the renderer lights actors
 _MIXED_TINTS = (*TINTS, (0.87, 0.89, 0.96), (0.75, 0.79, 0.92))  # and while night falls
 _COARSE = 32  # rows of a reduced frame
-_DIAMETERS = (6, 7, 8, 9, 10, 12, 14, 16, 19, 22, 25)  # of the coarse templates, in pixels of the reduced frame
+_DIAMETERS = (7, 8, 10, 12, 14, 17, 20, 24)  # of the coarse templates, in pixels of the reduced frame
 _GRID = 18  # points across a fine template
-MIN_SCORE = 0.7  # mean concordance below which nothing was recognised
+SECOND_SCORE = 0.8  # a second actor needs this concordance
+SECOND_HALF = 0.24  # and this size: the moon is no penguin
 _SOFTNESS = 3
 _VISIBLE = 0.4  # share of the sprite that must lie inside the frame to be judged
 
@@ -63,23 +64,15 @@ class ActorTrack:
         return ~np.isnan(self.score)
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    name: int
-    frame: int
-    pose: np.ndarray  # x, y, half, angle
-    score: float
-
-
 class ActorBank:
     """Templates of a set of actors."""
 
     def __init__(self, sprites: dict[str, np.ndarray]) -> None:
-        """`sprites`: name -> uint8 RGBA [T, h, w, 4]; of an animation four frames are used."""
+        """`sprites`: name -> uint8 RGBA [T, h, w, 4]."""
         self.names = list(sprites)
         pictures, owners = [], []
         for index, sprite in enumerate(sprites.values()):
-            for frame in sprite[:: max(1, len(sprite) // 4)][:4]:
+            for frame in sprite[:: max(1, len(sprite) // 6)]:
                 pictures.append(torch.from_numpy(np.array(frame)).float() / 255)
                 owners.append(index)
         rgba = torch.stack(pictures).permute(0, 3, 1, 2)
@@ -88,61 +81,73 @@ class ActorBank:
         premultiplied = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], 1)
         self.fine = _statistics(F.interpolate(premultiplied, (_GRID, _GRID), mode="area"))
         self.coarse = {d: _statistics(F.interpolate(premultiplied, (d, d), mode="area")) for d in _DIAMETERS}
+        # The coarse search takes every third picture of an animation.
+        self.first = torch.cat([templates[::3] for templates in self.templates_of])
 
-    def search(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Best place of every template in every coarse frame.
+    def search(self, frames: Tensor, templates: Tensor, diameters: Sequence[int] = _DIAMETERS) -> tuple[Tensor, Tensor]:
+        """Best size of templates at every place of coarse frames.
 
         Args:
             frames: [n, 3, 32, w], already divided by the tint.
+            templates: [t] indices.
+            diameters: The sizes to look for, a part of `_DIAMETERS`.
 
         Returns:
-            Score maps reduced over sizes: best score [n, T, 32, w] and the diameter's index [n, T, 32, w].
+            Concordance plus half the evidence [n, t, 32, w] and the index of the diameter [n, t, 32, w].
         """
         n, _, height, width = frames.shape
-        best = torch.full((n, len(self.owner), height, width), -1.0)
+        best = torch.full((n, len(templates), height, width), -2.0)
         which = torch.zeros(best.shape, dtype=torch.long)
         sources = torch.cat([frames.reshape(-1, 1, height, width), frames.square().sum(1, keepdim=True)])
         for index, diameter in enumerate(_DIAMETERS):
-            stats = self.coarse[diameter]
+            if diameter not in diameters:
+                continue
+            stats = self.coarse[diameter].chosen(templates)
             before, after = (diameter - 1) // 2, diameter - 1 - (diameter - 1) // 2
-            pad = lambda image: F.pad(image, (before, after, before, after), mode="replicate")  # noqa: B023, E731
-            cross = F.conv2d(pad(frames), stats.colour)
-            sums = F.conv2d(pad(sources), stats.alpha)
-            totals = sums[: 3 * n].view(n, 3, *sums.shape[1:]).unbind(1)
-            means = [mean.view(1, -1, 1, 1) for mean in stats.means.unbind(1)]
-            weight, energy = stats.weight.view(1, -1, 1, 1), stats.energy.view(1, -1, 1, 1)
-            score, _ = _concordance(cross, totals, sums[3 * n :], weight, means, energy)
-            box = F.conv2d(pad(sources), torch.ones(1, 1, diameter, diameter))
-            around = box[: 3 * n].view(n, 3, *box.shape[1:]).unbind(1)
-            score += 0.5 * _evidence(cross, totals, sums[3 * n :], weight, energy, around, box[3 * n :], diameter**2).clamp(min=-1)
-            better = score > best
-            best = torch.where(better, score, best)
-            which[better] = index
+            sides = (before, after, before, after)
+            padded = F.pad(sources, sides, mode="replicate")
+            sums = F.conv2d(padded, stats.alpha)
+            box = _box_sums(padded, diameter)
+            score, _, evidence = _compare(
+                F.conv2d(F.pad(frames, sides, mode="replicate"), stats.colour),
+                sums[: 3 * n].view(n, 3, *sums.shape[1:]),
+                sums[3 * n :],
+                stats.weight.view(1, -1, 1, 1),
+                stats.means.T.reshape(1, 3, -1, 1, 1),
+                stats.energy.view(1, -1, 1, 1),
+                box[: 3 * n].view(n, 3, *box.shape[1:]),
+                box[3 * n :],
+                torch.tensor(float(diameter**2)),
+            )
+            score += 0.5 * evidence.clamp(min=-1)
+            which[score > best] = index
+            best = torch.maximum(best, score)
         return best, which
 
-    def measure(self, image: Tensor, poses: Tensor, templates: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Concordance of templates at poses.
+    def measure(self, images: Tensor, poses: Tensor, templates: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Compares templates with frames at poses.
 
         Args:
-            image: [3, H, W] of one frame, divided by the tint.
-            poses: [P, 4] as x, y, half, angle.
+            images: [n, 3, H, W], divided by the tint.
+            poses: [n, P, 4] as x, y, half, angle.
             templates: [t] indices.
 
         Returns:
-            Concordance, gain, evidence and the share of each template inside the frame; [P, t] each.
+            Concordance, gain, evidence and the share of each template inside the frame; [n, P, t] each.
         """
-        values, inside = _sampled(image, poses)  # [P, 3, G*G], [P, G*G]
+        values, inside = _sampled(images, poses)  # [n, 3, P, G*G], [n, P, G*G]
         colour, alpha = self.fine.colour[templates].flatten(2), self.fine.alpha[templates].flatten(1)
-        weight_sum = inside @ alpha.T  # [P, t]
-        cross = values.flatten(1) @ colour.flatten(1).T
-        totals, square = [values[:, c] @ alpha.T for c in range(3)], values.square().sum(1) @ alpha.T
-        means = [inside @ colour[:, c].T for c in range(3)]
+        squares = values.square().sum(1)
+        weight = inside @ alpha.T
+        cross = sum(values[:, c] @ colour[:, c].T for c in range(3))
         energy = inside @ (colour.square() / alpha[:, None].clamp(min=1e-3)).sum(1).T
-        score, gain = _concordance(cross, totals, square, weight_sum, means, energy)
-        around = [values[:, c].sum(1, keepdim=True) for c in range(3)]
-        around_square = values.square().sum((1, 2))[:, None]
-        evidence = _evidence(cross, totals, square, weight_sum, energy, around, around_square, inside.sum(1, keepdim=True))
-        return score, gain, evidence, weight_sum / alpha.sum(1)
+        means = torch.stack([inside @ colour[:, c].T for c in range(3)], 1)
+        around = values.sum(-1, keepdim=True)
+        compared = _compare(
+            cross, values @ alpha.T, squares @ alpha.T, weight, means, energy, around, squares.sum(-1, keepdim=True),
+            inside.sum(-1, keepdim=True),
+        )  # fmt: skip
+        return *compared, weight / alpha.sum(1)
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,9 @@ class _Statistics:
     means: Tensor  # [T, 3] sums of the premultiplied colour
     energy: Tensor  # [T] sum of alpha * colour^2
 
+    def chosen(self, index: Tensor) -> _Statistics:
+        return _Statistics(*(getattr(self, f)[index] for f in ("colour", "alpha", "weight", "means", "energy")))
+
 
 def _statistics(premultiplied: Tensor) -> _Statistics:
     alpha = premultiplied[:, 3:] ** _SOFTNESS  # pixels mixed with the background count for little
@@ -161,39 +169,42 @@ def _statistics(premultiplied: Tensor) -> _Statistics:
     return _Statistics(colour, alpha, alpha.sum((1, 2, 3)), colour.sum((2, 3)), energy)
 
 
-def _concordance(
-    cross: Tensor, totals: Sequence[Tensor], square: Tensor, weight: Tensor, means: Sequence[Tensor], energy: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Concordance and regression gain from weighted sums: of the image `totals`, `square`; of the template `means`, `energy`."""
-    weight = weight.clamp(min=1e-3)
-    total, mean = totals[0] + totals[1] + totals[2], means[0] + means[1] + means[2]
-    floor = 1e-3 * weight
-    joint = 2 * (cross - total * mean / (3 * weight))
-    joint = joint / (square + energy - 2 * total * mean / (3 * weight) + floor)
-    between = sum(t * m for t, m in zip(totals, means, strict=True)) / weight
-    image_variance = square - sum(t.square() for t in totals) / weight
-    template_variance = energy - sum(m.square() for m in means) / weight
-    covariance = cross - between
-    within = 2 * covariance / (image_variance + template_variance + floor)
-    return (joint + within) / 2, covariance / template_variance.clamp(min=1e-6)
+def _box_sums(images: Tensor, size: int) -> Tensor:
+    total = F.pad(images.double().cumsum(2).cumsum(3), (1, 0, 1, 0))
+    sums = total[:, :, size:, size:] - total[:, :, :-size, size:] - total[:, :, size:, :-size] + total[:, :, :-size, :-size]
+    return sums.float()
 
 
-def _evidence(
+def _compare(
     cross: Tensor,
-    totals: Sequence[Tensor],
+    totals: Tensor,
     square: Tensor,
     weight: Tensor,
+    means: Tensor,
     energy: Tensor,
-    around: Sequence[Tensor],
+    around: Tensor,
     around_square: Tensor,
-    area: Tensor | int,
-) -> Tensor:
-    """1 - (error of the sprite on a plain ground) / (error of a plain ground), over the sprite's square; `around` sums over the square."""
-    nothing = around_square - sum(value.square() for value in around) / area
-    outside = (area - weight).clamp(min=1e-3)
-    ground = around_square - square - sum((a - t).square() for a, t in zip(around, totals, strict=True)) / outside
+    area: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Concordance, gain and evidence from weighted sums.
+
+    Of the image under the sprite: `totals` (channels in dimension 1), `square`; of the template: `weight`, `means`, `energy`; of both: `cross`;
+    of the image in the sprite's square: `around`, `around_square` over `area`.
+    """
+    weight = weight.clamp(min=1e-3)
+    floor = 1e-3 * weight
+    both = totals.sum(1) * means.sum(1) / (1.5 * weight)
+    joint = (2 * cross - both) / (square + energy - both + floor)
+    covariance = cross - (totals * means).sum(1) / weight
+    total_square = totals.square().sum(1)
+    template_variance = energy - means.square().sum(1) / weight
+    within = 2 * covariance / (square - total_square / weight + template_variance + floor)
+    # Evidence: one minus (error of the sprite on a plain ground) / (error of a plain ground).
+    nothing = around_square - around.square().sum(1) / area
+    ground = around_square - square - (around - totals).square().sum(1) / (area - weight).clamp(min=1e-3)
     sprite = square - 2 * cross + energy
-    return 1 - (sprite.clamp(min=0) + ground.clamp(min=0)) / (nothing + 1e-3 * area)
+    evidence = 1 - (sprite.clamp(min=0) + ground.clamp(min=0)) / (nothing + 1e-3 * area)
+    return (joint + within) / 2, covariance / template_variance.clamp(min=1e-6), evidence
 
 
 @lru_cache(maxsize=1)
@@ -202,14 +213,14 @@ def _grid_points() -> Tensor:
     return torch.stack(torch.meshgrid(line, line, indexing="xy"), -1).reshape(-1, 2)  # x, y
 
 
-def _sampled(image: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
-    height, width = image.shape[1:]
+def _sampled(images: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
+    height, width = images.shape[2:]
     points = _grid_points()
-    cos, sin = poses[:, 3, None].cos(), poses[:, 3, None].sin()
-    x = poses[:, 0, None] + poses[:, 2, None] * (cos * points[:, 0] - sin * points[:, 1])
-    y = poses[:, 1, None] + poses[:, 2, None] * (sin * points[:, 0] + cos * points[:, 1])
-    grid = torch.stack([x * height / width, y], -1)  # [P, G*G, 2]
-    values = F.grid_sample(image[None], grid[None], align_corners=False, padding_mode="border")[0].transpose(0, 1)
+    cos, sin = poses[..., 3, None].cos(), poses[..., 3, None].sin()
+    x = poses[..., 0, None] + poses[..., 2, None] * (cos * points[:, 0] - sin * points[:, 1])
+    y = poses[..., 1, None] + poses[..., 2, None] * (sin * points[:, 0] + cos * points[:, 1])
+    grid = torch.stack([x * (height / width), y], -1)  # [n, P, G*G, 2]
+    values = F.grid_sample(images, grid, align_corners=False, padding_mode="border")  # [n, 3, P, G*G]
     inside = (grid.abs().amax(-1) <= 1).float()
     return values * inside[:, None], inside
 
@@ -228,33 +239,34 @@ def find_actors(
         max_actors: Stop after so many.
     """
     video = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 255
-    tint = torch.tensor(TINTS[light]).view(3, 1, 1)
-    lit = video / tint
+    lit = video / torch.tensor(TINTS[light]).view(3, 1, 1)
     num_frames, _, height, width = lit.shape
-    coarse_frames = sorted({0, num_frames // 2, num_frames - 1})
-    small = F.interpolate(lit[coarse_frames], (_COARSE, round(_COARSE * width / height)), mode="area")
-    maps, sizes = bank.search(small)
+    small = F.interpolate(lit, (_COARSE, round(_COARSE * width / height)), mode="area")
+    looked_at = sorted({0, num_frames // 2, num_frames - 1})
+    maps, sizes = bank.search(small[looked_at], bank.first)
     tracks: list[ActorTrack] = []
     for _ in range(max_actors):
-        refined = []
-        for group in _candidates(bank, maps, sizes, coarse_frames, wanted):
-            points = [_refine(bank, lit[c.frame], c.name, c.pose, turning=False) for c in group]
-            scores = [score for _, score in points]
-            refined.append((max(float(np.mean(scores)), max(scores) - 0.15), group, points))
-        refined.sort(key=lambda item: -item[0])
-        if tracks and refined[0][0] < MIN_SCORE:
+        if tracks:
+            maps[torch.tensor(_DIAMETERS)[sizes] / maps.shape[2] < SECOND_HALF] = -2.0
+        likely = []
+        for name in _likely(bank, maps, wanted):
+            own = bank.owner[bank.first] == name
+            poses = _places(maps[:, own], sizes[:, own])
+            poses, score = _climb(bank, lit[looked_at], bank.templates_of[name], poses)
+            likely.append((max(float(score.mean()), float(score.max()) - 0.3), name, poses, score))
+        likely.sort(key=lambda item: -item[0])
+        if tracks and likely[0][0] < SECOND_SCORE - 0.1:
             break
-        followed = []
-        for mean, group, points in refined[:2]:
-            if mean > refined[0][0] - 0.12:
-                start = int(np.argmax([score for _, score in points]))
-                followed.append(_follow(bank, lit, group[0].name, group[start].frame, points[start][0], turning))
+        likely = [item for item in likely[:3] if item[0] > likely[0][0] - 0.2]
+        followed = [_follow(bank, lit, small, name, looked_at, poses, score) for _, name, poses, score in likely]
+        if turning:
+            followed = [_follow_turning(bank, lit, track) for track in followed]
         followed.sort(key=lambda track: -_quality(track))
         track = _with_rivals(bank, video, followed[0])
         if any(_same_place(track, other) for other in tracks):
             break
         tracks.append(track)
-        _blank(maps, track, coarse_frames)
+        _blank(maps, track, looked_at)
     return tracks
 
 
@@ -269,33 +281,15 @@ def _same_place(a: ActorTrack, b: ActorTrack) -> bool:
     return bool(both.any()) and float(np.median(distance[both])) < 0.45
 
 
-def _candidates(
-    bank: ActorBank, maps: Tensor, sizes: Tensor, coarse_frames: list[int], wanted: Sequence[str]
-) -> list[list[_Candidate]]:
-    """For the most likely names, the best pose in each coarse frame."""
-    n, num_templates, height, width = maps.shape
-    score, place = maps.flatten(2).max(-1)  # [n, T]
-    by_name = torch.full((n, len(bank.names)), -1.0)
-    by_name.scatter_reduce_(1, bank.owner.expand(n, -1), score, "amax")
-    chosen = set(by_name.mean(0).topk(min(4, len(bank.names))).indices.tolist())
-    chosen |= set(by_name[0].topk(min(2, len(bank.names))).indices.tolist())
-    chosen |= set(by_name[-1].topk(min(1, len(bank.names))).indices.tolist())
-    chosen |= {bank.names.index(name) for name in wanted}
-    groups = []
-    for name in sorted(chosen):
-        group = []
-        for k, frame in enumerate(coarse_frames):
-            templates = bank.templates_of[name]
-            best = templates[score[k, templates].argmax()]
-            where = int(place[k, best])
-            row, column = divmod(where, width)
-            diameter = _DIAMETERS[int(sizes[k, best, row, column])]
-            shift = (diameter / 2 - (diameter - 1) // 2) if diameter % 2 == 0 else 0.5  # template centre within the pixel
-            y = (row + shift) / height * 2 - 1
-            x = ((column + shift) / width * 2 - 1) * width / height
-            group.append(_Candidate(name, frame, np.array([x, y, diameter / height, 0.0]), float(score[k, best])))
-        groups.append(group)
-    return groups
+def _likely(bank: ActorBank, maps: Tensor, wanted: Sequence[str]) -> list[int]:
+    """The names worth following: best on the whole, best in the first and in the last frame, and those asked for."""
+    score = maps.flatten(2).amax(-1)  # [n, T]
+    by_name = torch.full((len(maps), len(bank.names)), -2.0)
+    by_name.scatter_reduce_(1, bank.owner[bank.first].expand(len(maps), -1), score, "amax")
+    chosen = {bank.names.index(name) for name in wanted}
+    for values, count in ((by_name.mean(0), 2), (by_name[0], 3), (by_name[-1], 1)):
+        chosen |= set(values.topk(min(count, len(bank.names))).indices.tolist())
+    return sorted(chosen)
 
 
 @lru_cache(maxsize=8)
@@ -308,68 +302,125 @@ def _offsets(reach: int, step: float, scales: tuple[float, ...], angles: tuple[f
 
 _CLIMB = (1, 2.0, (-0.08, 0.0, 0.08), (0.0,))
 _NARROW = (1, 0.7, (-0.03, 0.0, 0.03), (0.0,))
+_RIVAL = (1, 1.5, (-0.1, 0.1), (0.0,))
 _TURN = (1, 1.5, (0.0,), tuple(np.deg2rad(range(-42, 43, 7)).tolist()))
-_TURN_FINE = (1, 0.7, (0.0,), tuple(np.deg2rad((-4.0, 0.0, 4.0)).tolist()))
+_TURN_FINE = (1, 0.7, (-0.03, 0.0, 0.03), tuple(np.deg2rad((-4.0, 0.0, 4.0)).tolist()))
 
 
-def _moved(pose: np.ndarray, offsets: Tensor) -> Tensor:
-    base = torch.from_numpy(pose).float()
-    poses = base + offsets * torch.tensor([1 / 48, 1 / 48, 0.0, 1.0])
-    poses[:, 2] = base[2] * offsets[:, 2].exp()
-    return poses
+def _moved(poses: Tensor, offsets: Tensor) -> Tensor:
+    """Poses [n, 4] moved by offsets [P, 4]: [n, P, 4]."""
+    moved = poses[:, None] + offsets * torch.tensor([1 / 48, 1 / 48, 0.0, 1.0])
+    moved[..., 2] = poses[:, None, 2] * offsets[:, 2].exp()
+    return moved
 
 
-def _refine(bank: ActorBank, image: Tensor, name: int, pose: np.ndarray, turning: bool) -> tuple[np.ndarray, float]:
-    """Best pose near `pose`, coarse to fine."""
-    score = -2.0
-    templates = bank.templates_of[name]
-    for _ in range(4):
-        better, better_score = _best(bank, image, templates, pose, _CLIMB)
-        if better_score <= score + 1e-4:
+def _best(bank: ActorBank, images: Tensor, templates: Tensor, poses: Tensor, offsets: tuple) -> tuple[Tensor, Tensor]:
+    """The best of the poses around each frame's pose: [n, 4] and its score [n], -2 where it is out of sight."""
+    moved = _moved(poses, _offsets(*offsets))
+    score, _, evidence, inside = bank.measure(images, moved, templates)
+    score = torch.where(inside > _VISIBLE, score + 0.5 * evidence.clamp(min=-1), -2.0).amax(2)
+    best = score.argmax(1)
+    every = torch.arange(len(poses))
+    return moved[every, best], score[every, best]
+
+
+def _climb(bank: ActorBank, images: Tensor, templates: Tensor, poses: Tensor, steps: int = 4) -> tuple[Tensor, Tensor]:
+    score = torch.full((len(poses),), -2.0)
+    for _ in range(steps):
+        better, better_score = _best(bank, images, templates, poses, _CLIMB)
+        gained = better_score > score + 1e-4
+        if not bool(gained.any()):
             break
-        pose, score = better, better_score
-    pose, score = _best(bank, image, templates, pose, _NARROW)
-    if turning and score < 1.15:
-        turned, turned_score = _best(bank, image, templates, pose, _TURN)
-        if turned_score > score + 0.02:
-            pose, score = _best(bank, image, templates, turned, _NARROW)
-    if turning:
-        pose, score = _best(bank, image, templates, pose, _TURN_FINE)
-    return pose, score
+        poses = torch.where(gained[:, None], better, poses)
+        score = torch.maximum(score, better_score)
+    return _best(bank, images, templates, poses, _NARROW)
 
 
-def _best(bank: ActorBank, image: Tensor, templates: Tensor, pose: np.ndarray, offsets: tuple) -> tuple[np.ndarray, float]:
-    poses = _moved(pose, _offsets(*offsets))
-    score, _, evidence, inside = bank.measure(image, poses, templates)
-    score = torch.where(inside > _VISIBLE, score + 0.5 * evidence.clamp(min=-1), -2.0).amax(1)
-    best = int(score.argmax())
-    return poses[best].double().numpy(), float(score[best])
+def _places(maps: Tensor, sizes: Tensor) -> Tensor:
+    """Best place in each coarse frame, over the given templates: poses [n, 4]."""
+    n, _, height, width = maps.shape
+    flat = maps.flatten(1).argmax(1)
+    diameter = torch.tensor(_DIAMETERS)[sizes.flatten(1)[torch.arange(n), flat]].float()
+    place = flat % (height * width)
+    shift = torch.where(diameter % 2 == 0, 1.0, 0.5)  # the template's centre within the pixel
+    y = (place // width + shift) / height * 2 - 1
+    x = ((place % width + shift) / width * 2 - 1) * width / height
+    return torch.stack([x, y, diameter / height, torch.zeros(n)], 1)
 
 
-def _follow(bank: ActorBank, lit: Tensor, name: int, start: int, pose: np.ndarray, turning: bool) -> ActorTrack:
-    num_frames = lit.shape[0]
-    poses = np.full((num_frames, 4), np.nan)
-    scores = np.full(num_frames, np.nan)
+def _follow(
+    bank: ActorBank, lit: Tensor, small: Tensor, name: int, known: Sequence[int], poses: Tensor, score: Tensor
+) -> ActorTrack:
+    """One actor in all frames, given poses and scores in the `known` ones.
+
+    First tries straight paths between them; where that is poor the coarse search of that frame, and last the neighbours' poses.
+    """
+    templates = bank.templates_of[name]
+    n = len(lit)
+    good = [k for k in range(len(known)) if score[k] > score.max() - 0.25]
+    frames = [known[k] for k in good]
+    path = np.stack([np.interp(np.arange(n), frames, poses[good, i].numpy()) for i in range(4)], 1)
+    poses, score = _climb(bank, lit, templates, torch.from_numpy(path).float())
+    poor = torch.nonzero(score < max(1.0, float(score.max()) - 0.15))[:, 0]
+    if len(poor):
+        middle = float(poses[score.argmax(), 2])
+        diameters = [d for d in _DIAMETERS if 0.6 < d / _COARSE / middle < 1.6]
+        found = _places(*bank.search(small[poor], bank.first[bank.owner[bank.first] == name], diameters))
+        poses, score = _improved(bank, lit, templates, poses, score, poor, found)
     for direction in (1, -1):
-        current, velocity, misses = pose, np.zeros(4), 0
-        for frame in range(start, num_frames if direction > 0 else -1, direction):
-            guess = current + velocity
-            guess[2] = max(guess[2], 0.05)
-            found, score = _refine(bank, lit[frame], name, guess, turning)
-            if score < 1.1 and abs(velocity[:2]).max() > 0.02:  # it may have turned back
-                still, still_score = _refine(bank, lit[frame], name, current, turning)
-                if still_score > score:
-                    found, score = still, still_score
-            misses = misses + 1 if score <= -2 else 0
-            if misses > 1:  # it left the frame
+        for _ in range(2):
+            before = torch.arange(n).sub(direction).clamp(0, n - 1)
+            poor = torch.nonzero((score < 1.0) & (score[before] > score + 0.1))[:, 0]
+            if len(poor):
+                poses, score = _improved(bank, lit, templates, poses, score, poor, poses[before[poor]])
+    return _track(bank, name, poses, score)
+
+
+def _improved(
+    bank: ActorBank, lit: Tensor, templates: Tensor, poses: Tensor, score: Tensor, frames: Tensor, starts: Tensor
+) -> tuple[Tensor, Tensor]:
+    better, better_score = _climb(bank, lit[frames], templates, starts)
+    gained = better_score > score[frames]
+    poses, score = poses.clone(), score.clone()
+    poses[frames[gained]], score[frames[gained]] = better[gained], better_score[gained]
+    return poses, score
+
+
+def _track(bank: ActorBank, name: int, poses: Tensor, score: Tensor) -> ActorTrack:
+    values = np.where((score > -2).numpy()[:, None], poses.double().numpy(), np.nan)
+    scores = np.where((score > -2).numpy(), score.double().numpy(), np.nan)
+    nothing = np.full(len(scores), np.nan)
+    return ActorTrack(bank.names[name], *values.T, scores, nothing, nothing, "", nothing)
+
+
+def _follow_turning(bank: ActorBank, lit: Tensor, track: ActorTrack) -> ActorTrack:
+    """Follows an actor that may turn, frame by frame from where it stands upright."""
+    if not track.visible.any():
+        return track
+    name = bank.names.index(track.name)
+    templates = bank.templates_of[name]
+    start = int(np.nanargmax(track.score))
+    if np.nanmin(track.score) > 0.8 * track.score[start] and track.visible.all():
+        return track
+    poses = torch.from_numpy(np.stack([track.x, track.y, track.half, track.angle], 1)).float()
+    score = torch.full((len(lit),), -2.0)
+    for direction in (1, -1):
+        current, velocity = poses[start : start + 1], torch.zeros(1, 4)
+        for frame in range(start, len(lit) if direction > 0 else -1, direction):
+            image = lit[frame : frame + 1]
+            guess, _ = _best(bank, image, templates, current + velocity, _TURN)
+            guess, value = _best(bank, image, templates, guess, _TURN_FINE)
+            upright = torch.tensor([[*poses[frame, :3].tolist(), 0.0]])
+            if not bool(upright.isnan().any()):
+                straight, straight_value = _best(bank, image, templates, upright, _NARROW)
+                if straight_value > value + 0.02:
+                    guess, value = straight, straight_value
+            if value <= -2:
                 break
-            if score > -2:
-                poses[frame], scores[frame] = found, score
-                velocity = 0.7 * (found - current) if frame != start else velocity
-                velocity[2] *= 0.5
-                current = found
-    nothing = np.full(num_frames, np.nan)
-    return ActorTrack(bank.names[name], *poses.T, scores, nothing, nothing, "", nothing)
+            velocity = torch.zeros(1, 4) if frame == start else 0.7 * (guess - current)
+            poses[frame], score[frame], current = guess[0], value[0], guess
+    turned = _track(bank, name, poses, score)
+    return turned if _quality(turned) > _quality(track) + 0.05 else track
 
 
 def _with_rivals(bank: ActorBank, video: Tensor, track: ActorTrack) -> ActorTrack:
@@ -377,39 +428,42 @@ def _with_rivals(bank: ActorBank, video: Tensor, track: ActorTrack) -> ActorTrac
     own = bank.names.index(track.name)
     score, gain, evidence = (np.full_like(track.score, np.nan) for _ in range(3))
     others = np.full((len(score), len(bank.names)), np.nan)
-    every = torch.arange(len(bank.owner))
-    nearby = _offsets(1, 1.5, (-0.12, 0.0, 0.12), (0.0,))
-    for frame in np.flatnonzero(track.visible):
-        pose = np.array([track.x[frame], track.y[frame], track.half[frame], track.angle[frame]])
-        best = -2.0
-        for tint in _MIXED_TINTS:
-            image = video[frame] / torch.tensor(tint).view(3, 1, 1)
-            values, gains, evidences, _ = bank.measure(image, torch.from_numpy(pose).float()[None], bank.templates_of[own])
-            top = int(values[0].argmax())
-            if float(values[0, top]) > best:
-                best, best_image = float(values[0, top]), image
-                score[frame], gain[frame], evidence[frame] = best, gains[0, top], evidences[0, top]
-        values, _, _, _ = bank.measure(best_image, _moved(pose, nearby), every)
-        names = torch.full((len(bank.names),), -1.0).scatter_reduce_(0, bank.owner, values.amax(0), "amax")
-        names[own] = -1.0
-        others[frame] = names.numpy()
-    mean = np.nanmean(others, 0) if track.visible.any() else np.zeros(len(bank.names))
+    seen = np.flatnonzero(track.visible)
+    if len(seen):
+        poses = torch.from_numpy(np.stack([track.x, track.y, track.half, track.angle], 1)[seen]).float()
+        tints = torch.tensor(_MIXED_TINTS).view(-1, 1, 3, 1, 1)
+        tinted = video[seen] / tints  # [tints, n, 3, H, W]
+        repeated = poses[:, None].repeat(len(tints), 1, 1)
+        values, gains, evidences, _ = (
+            value[:, 0].unflatten(0, (len(tints), -1)) for value in bank.measure(tinted.flatten(0, 1), repeated, bank.templates_of[own])
+        )  # [tints, n, t]
+        best = values.permute(1, 0, 2).flatten(1).argmax(1)  # [n] over tints and templates
+        tint, template = best // values.shape[2], best % values.shape[2]
+        every = torch.arange(len(seen))
+        score[seen], gain[seen], evidence[seen] = (v[tint, every, template].numpy() for v in (values, gains, evidences))
+        all_templates = torch.arange(len(bank.owner))
+        values, _, _, _ = bank.measure(tinted[tint, every], _moved(poses, _offsets(*_RIVAL)), all_templates)
+        names = torch.full((len(seen), len(bank.names)), -1.0)
+        names.scatter_reduce_(1, bank.owner.expand(len(seen), -1), values.amax(1), "amax")
+        names[:, own] = -1.0
+        others[seen] = names.numpy()
+    mean = np.nanmean(others, 0) if len(seen) else np.zeros(len(bank.names))
     rival = int(np.argmax(mean))
-    return ActorTrack(
-        track.name, track.x, track.y, track.half, track.angle, score, gain, evidence, bank.names[rival], others[:, rival]
+    return replace(
+        track, score=score, gain=gain, evidence=evidence, rival=bank.names[rival], rival_score=others[:, rival]
     )
 
 
-def _blank(maps: Tensor, track: ActorTrack, coarse_frames: list[int]) -> None:
-    """Removes the surroundings of a found actor from the score maps."""
+def _blank(maps: Tensor, track: ActorTrack, frames: Sequence[int]) -> None:
+    """Removes the surroundings of a found actor from the score maps of these frames."""
     _, _, height, width = maps.shape
     y = (torch.arange(height) + 0.5) / height * 2 - 1
     x = ((torch.arange(width) + 0.5) / width * 2 - 1) * width / height
-    for k, frame in enumerate(coarse_frames):
+    for k, frame in enumerate(frames):
         if track.visible[frame]:
             near_x = (x - track.x[frame]).abs() < 0.95 * track.half[frame]
             near_y = (y - track.y[frame]).abs() < 0.95 * track.half[frame]
-            maps[k, :, near_y[:, None] & near_x[None]] = -1.0
+            maps[k, :, near_y[:, None] & near_x[None]] = -2.0
 
 
 @lru_cache(maxsize=8)
