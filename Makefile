@@ -15,7 +15,7 @@ override PROMPT := $(value PROMPT)
 export PROMPT
 
 VENV := .venv
-PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+PIP := $(VENV)/bin/python -m pip install -qq --disable-pip-version-check
 # One stamp per choice of torch, so that another choice is installed when it is asked for.
 TORCH_STAMP := $(VENV)/torch-$(shell printf '%s' "$(TORCH)" | cksum | cut -d ' ' -f 1).stamp
 INSTALL_STAMP := $(VENV)/install.stamp

@@ -120,7 +120,9 @@ def test_differences_are_named_one_by_one() -> None:
         versions={"torch": "2.12", "av": "18"}, num_threads=2, instruction_set="AVX2", machine="x86_64", device="cpu"
     )
     assert describe_differences(then, then) == []
-    now = then.model_copy(update={"versions": {"torch": "2.13", "av": "18"}, "num_threads": 4, "instruction_set": "AVX512"})
+    now = then.model_copy(
+        update={"versions": {"torch": "2.13", "av": "18"}, "num_threads": 4, "instruction_set": "AVX512"}
+    )
     text = " ".join(describe_differences(then, now))
     assert "torch was 2.12, here it is 2.13" in text
     assert "thread count was 2, here it is 4" in text

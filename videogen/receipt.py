@@ -74,7 +74,9 @@ class PictureRecord(_Record):
         try:
             picture = Image.open(io.BytesIO(base64.b64decode(self.png, validate=True))).convert("RGB")
         except (ValueError, OSError, Image.DecompressionBombError):
-            raise ValueError(f"the receipt must hold intact pictures, but its {self.role} picture is damaged.") from None
+            raise ValueError(
+                f"the receipt must hold intact pictures, but its {self.role} picture is damaged."
+            ) from None
         if hashlib.sha256(picture.tobytes()).hexdigest() != self.sha256:
             raise ValueError(f"the receipt must hold unchanged pictures, but its {self.role} picture was altered.")
         return picture
@@ -231,7 +233,9 @@ def _parse(text: str, path: Path) -> Receipt:
     except json.JSONDecodeError as error:
         raise ValueError(f"the receipt in {path} must be JSON, but is damaged ({error}).") from None
     if isinstance(content, dict) and content.get("format") not in (1, None):
-        raise ValueError(f"the receipt in {path} has format {content['format']}, this version reads 1; update videogen.")
+        raise ValueError(
+            f"the receipt in {path} has format {content['format']}, this version reads 1; update videogen."
+        )
     try:
         return Receipt.model_validate(content)
     except ValidationError as error:

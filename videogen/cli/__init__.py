@@ -10,6 +10,7 @@ import errno
 import signal
 import sys
 import threading
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     if debug:
         arguments = arguments[1:] or ["--help"]
     if argv is None and threading.current_thread() is threading.main_thread():
+        if not debug:
+            warnings.simplefilter("ignore")  # of the libraries; ours are printed as notes
         signal.signal(signal.SIGTERM, _terminate)  # leave as after Ctrl-C: no half-written file stays behind
 
     import typer

@@ -10,7 +10,9 @@ import typer
 
 def extend(
     file: Annotated[Path, typer.Argument(help="Video to continue.")],
-    duration: Annotated[float, typer.Option(metavar="S", help="Seconds to add; the longest length that fits is printed.")],
+    duration: Annotated[
+        float, typer.Option(metavar="S", help="Seconds to add; the longest length that fits is printed.")
+    ],
     prompt: Annotated[
         str | None, typer.Option(help="What happens next; by default the prompt in the file's receipt.")
     ] = None,

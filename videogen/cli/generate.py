@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 def generate(
     prompt: Annotated[
-        str, typer.Argument(help="What the video shows, camera commands in brackets: 'a fox jumps in the snow, [Pan left]'.")
+        str,
+        typer.Argument(
+            help="What the video shows, camera commands in brackets: 'a fox jumps in the snow, [Pan left]'."
+        ),
     ],
     negative_prompt: Annotated[str, typer.Option(help="What to keep away from.")] = "",
     image: Annotated[Path | None, typer.Option(help="Picture that the video starts with.")] = None,
@@ -27,7 +30,8 @@ def generate(
         typer.Option(help="Picture of 'the subject'; a second one makes 'subject 1' and 'subject 2' of them."),
     ] = None,
     camera: Annotated[
-        str | None, typer.Option(help="Camera commands, instead of brackets in the prompt: '[Pan left,Zoom in] [Static shot]'.")
+        str | None,
+        typer.Option(help="Camera commands, instead of brackets in the prompt: '[Pan left,Zoom in] [Static shot]'."),
     ] = None,
     duration: Annotated[
         float | None, typer.Option(metavar="S", help="Seconds; the longest length that fits is taken and printed.")
@@ -43,10 +47,14 @@ def generate(
     num_videos: Annotated[int, typer.Option(help="Videos to make, with seeds N, N + 1, ...")] = 1,
     sheet: Annotated[Path | None, typer.Option(metavar="F", help="Also write a contact sheet (.png).")] = None,
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Video to write: .mp4, .webm or .gif. Several get -1, -2, ... in the name.")
+        Path,
+        typer.Option(
+            "-o", "--output", help="Video to write: .mp4, .webm or .gif. Several get -1, -2, ... in the name."
+        ),
     ] = Path("clip.mp4"),
     receipt_images: Annotated[
-        bool, typer.Option(help="Keep the given pictures, as the model saw them, in the file's receipt (needed for replay).")
+        bool,
+        typer.Option(help="Keep the given pictures, as the model saw them, in the file's receipt (needed for replay)."),
     ] = True,
     model: Annotated[Path | None, typer.Option(help="Model folder; by default the shipped model.")] = None,
 ) -> None:

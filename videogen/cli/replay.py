@@ -11,7 +11,9 @@ import typer
 
 def replay(
     file: Annotated[Path, typer.Argument(help="A video that videogen made, or its receipt as JSON (`videogen info`).")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Video to write: .mp4, .webm or .gif.")] = Path("replay.mp4"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="Video to write: .mp4, .webm or .gif.")] = Path(
+        "replay.mp4"
+    ),
     sheet: Annotated[Path | None, typer.Option(metavar="F", help="Also write a contact sheet (.png).")] = None,
     model: Annotated[Path | None, typer.Option(help="Model folder; by default the shipped model.")] = None,
 ) -> None:

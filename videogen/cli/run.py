@@ -57,6 +57,8 @@ def model_folder(model: Path | None) -> Path:
     """The folder of the model asked for; the shipped one by default."""
     folder = SHIPPED_MODEL if model is None else model
     if not (folder / "model_index.json").is_file():
+        if model is None:
+            raise ValueError("`--model` must be given: this installation has no shipped weights; install it again.")
         raise ValueError(f"`--model` must be a model folder with a model_index.json, got {folder}.")
     return folder
 

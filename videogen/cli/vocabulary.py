@@ -67,7 +67,9 @@ def vocabulary_rows(known: Vocabulary) -> list[tuple[str, str]]:
     if len(known.speeds) > 1:
         rows.insert(4, ("speeds", ", ".join(known.speeds)))
     if known.events:
-        rows.insert(5, ("events", ", ".join({"enters": "another actor enters"}.get(event, event) for event in known.events)))
+        rows.insert(
+            5, ("events", ", ".join({"enters": "another actor enters"}.get(event, event) for event in known.events))
+        )
     return rows
 
 

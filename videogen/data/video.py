@@ -45,9 +45,7 @@ class Video:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def write_video(
-    path: str | Path, frames: np.ndarray, fps: float, metadata: Mapping[str, str] | None = None
-) -> None:
+def write_video(path: str | Path, frames: np.ndarray, fps: float, metadata: Mapping[str, str] | None = None) -> None:
     """Write `frames` as MP4 (H.264), WebM (VP9) or GIF, by the ending of `path`; whole or not at all.
 
     Args:
@@ -71,11 +69,15 @@ def write_video(
         )
     height, width = frames.shape[1:3]
     if suffix != ".gif" and (height % 2 or width % 2):
-        raise ValueError(f"`frames` must have even height and width for {suffix}, got {height}x{width}; crop or write a .gif.")
+        raise ValueError(
+            f"`frames` must have even height and width for {suffix}, got {height}x{width}; crop or write a .gif."
+        )
     if not 0 < fps <= 1000:
         raise ValueError(f"`fps` must be above 0 and at most 1000, got {fps}.")
     if suffix == ".gif" and set(metadata) - {"comment"}:
-        raise ValueError(f"`metadata` of a .gif must have the key 'comment' only, got {sorted(metadata)}; write an .mp4.")
+        raise ValueError(
+            f"`metadata` of a .gif must have the key 'comment' only, got {sorted(metadata)}; write an .mp4."
+        )
     with atomic_path(path) as temporary:
         _encode(temporary, suffix, frames, fps, metadata)
         if suffix == ".gif" and "comment" in metadata:
@@ -184,7 +186,9 @@ def _encode(path: Path, suffix: str, frames: np.ndarray, fps: float, metadata: M
 
 def _source(graph: av.filter.Graph, frames: np.ndarray, rate: Fraction) -> Any:
     height, width = frames.shape[1:3]
-    return graph.add_buffer(width=width, height=height, format=av.VideoFormat("rgb24", width, height), time_base=1 / rate)
+    return graph.add_buffer(
+        width=width, height=height, format=av.VideoFormat("rgb24", width, height), time_base=1 / rate
+    )
 
 
 def _rgb_frames(frames: np.ndarray, rate: Fraction) -> Iterator[av.VideoFrame]:
@@ -219,7 +223,10 @@ def _to_palette(frames: np.ndarray, rate: Fraction) -> Iterator[av.VideoFrame]:
     graph = av.filter.Graph()
     source, sink = _source(graph, frames, rate), graph.add("buffersink")
     split = graph.add("split")
-    palette, use = graph.add("palettegen", "reserve_transparent=0"), graph.add("paletteuse", "dither=bayer:bayer_scale=4")
+    palette, use = (
+        graph.add("palettegen", "reserve_transparent=0"),
+        graph.add("paletteuse", "dither=bayer:bayer_scale=4"),
+    )
     source.link_to(split)
     split.link_to(use, 0, 0)
     split.link_to(palette, 1, 0)
@@ -241,7 +248,10 @@ def _to_rgb(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
             layout = (frame.width, frame.height, frame.format.name)
             graph = av.filter.Graph()
             source = graph.add_buffer(
-                width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 1000)
+                width=frame.width,
+                height=frame.height,
+                format=frame.format,
+                time_base=frame.time_base or Fraction(1, 1000),
             )
             scale, to_format, sink = graph.add("scale", EXACT), graph.add("format", "rgb24"), graph.add("buffersink")
             source.link_to(scale)

@@ -1,0 +1,87 @@
+"""The command line as a whole: quick help, exit codes, Stage previews, and what make does with a prompt."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import videogen
+from videogen.cli import COMMANDS, main
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN = "import sys; from videogen.cli import main; sys.exit(main())"
+
+
+def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
+    code = "import sys; from videogen.cli import main; main(['--help']); print('torch' in sys.modules, 'av' in sys.modules)"
+    started = time.process_time()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert time.process_time() - started < 1.0
+    assert result.stdout.rstrip().endswith("False False")
+    for name in COMMANDS:
+        assert f"\n  {name} " in result.stdout
+
+
+@pytest.mark.parametrize("command", ["generate", "extend", "replay", "info", "vocabulary", "stage", "train"])
+def test_help_of_a_command_loads_nothing_heavy(command: str) -> None:
+    code = f"import sys; from videogen.cli import main; main(['{command}', '--help']); print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Usage: videogen" in result.stdout and result.stdout.rstrip().endswith("False")
+
+
+def test_version_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == videogen.__version__
+    assert main(["generat"]) == 2
+    assert capsys.readouterr().err.startswith("Error: No such command")
+
+
+def test_stage_preview_draws_the_same_sheet_for_the_same_seed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "b.png"):
+        assert main(["stage", "preview", "--num-clips", "2", "--seed", "3", "-o", str(tmp_path / name)]) == 0
+    assert capsys.readouterr().out.count("Wrote") == 2
+    assert (np.asarray(Image.open(tmp_path / "a.png")) == np.asarray(Image.open(tmp_path / "b.png"))).all()
+    assert main(["stage", "preview", "--rung", "rung9"]) == 2
+    assert "rung1, rung2, rung3, rung4" in capsys.readouterr().err
+
+
+PROMPTS = [
+    'it\'s a "fox"',
+    "$HOME $5 $(shell echo no) $$",
+    "a # b #",
+    "一只狐狸在雪地里跳,[左摇]",
+    "back\\slash `date`; echo no",
+    "a=b:c, [Pan left,Zoom in] %d",
+]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_make_hands_the_prompt_on_unchanged(tmp_path: Path, prompt: str) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "python").symlink_to(sys.executable)
+    (programs / "videogen").write_text('#!/bin/sh\nfor last; do :; done\nprintf %s "$last" > got\n')
+    (programs / "videogen").chmod(0o755)
+    plain = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "PROMPT")}
+    # "true" as pip's stand-in: what is tested here is the way of the text, not the installation.
+    common = ["make", "-s", "clip", "PIP=true"]
+    for command, environment in (
+        ([*common, f"PROMPT={prompt}"], plain),
+        (common, {**plain, "PROMPT": prompt}),
+    ):
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+        assert (tmp_path / "got").read_text(encoding="utf-8") == prompt
+        (tmp_path / "got").unlink()
