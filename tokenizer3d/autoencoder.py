@@ -55,29 +55,47 @@ class StreamState:
     history: dict[str, Tensor] = field(default_factory=dict)
 
 
-def haar_matrix(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Orthonormal separable Haar transform of a 4 x 4 x 4 block: [64 bands, 64 positions], time outermost, mean first."""
+def haar_matrix(dtype: torch.dtype, device: torch.device, dims: int = 3) -> Tensor:
+    """Orthonormal separable Haar transform of a 4 x 4 x 4 block: [64 bands, 64 positions], time outermost, mean first.
+
+    `dims=2` is that of a 4 x 4 block of one frame: [16, 16].
+    """
     r = 0.5**0.5
     one = torch.tensor(
         [[0.5, 0.5, 0.5, 0.5], [0.5, 0.5, -0.5, -0.5], [r, -r, 0, 0], [0, 0, r, -r]], dtype=dtype, device=device
     )
-    return torch.kron(torch.kron(one, one), one)
+    plane = torch.kron(one, one)
+    return torch.kron(one, plane) if dims == 3 else plane
 
 
-def haar_forward(video: Tensor) -> Tensor:
-    """[B, c, F, H, W], sides multiples of 4 -> [B, c * 64, F/4, H/4, W/4], channels_last_3d; channels are (c, band)."""
+def haar_forward(video: Tensor, low_gain: float = 1.0) -> Tensor:
+    """Wavelet bands of a video; the mean band is multiplied by `low_gain`.
+
+    [B, c, F, H, W], sides multiples of 4 -> [B, c * 64, F/4, H/4, W/4], channels_last_3d; channels are (c, band).
+    """
     matrix = haar_matrix(video.dtype, video.device)
+    matrix[0] *= low_gain
     blocks = rearrange(
         video, "b c (f u) (h p) (w q) -> b f h w c (u p q)", u=PATCH, p=PATCH, q=PATCH
     )  # [B, F/4, H/4, W/4, c, 64]
     return (blocks @ matrix.T).flatten(-2).permute(0, 4, 1, 2, 3)
 
 
-def haar_inverse(bands: Tensor) -> Tensor:
-    """Inverse of `haar_forward`."""
-    matrix = haar_matrix(bands.dtype, bands.device)
-    blocks = bands.permute(0, 2, 3, 4, 1).unflatten(-1, (-1, PATCH**3)) @ matrix
-    return rearrange(blocks, "b f h w c (u p q) -> b c (f u) (h p) (w q)", u=PATCH, p=PATCH, q=PATCH)
+def haar_inverse(bands: Tensor, low_gain: float = 1.0, first: bool = False) -> Tensor:
+    """Inverse of `haar_forward`. `first`: the first group is one frame alone, without detail in time; F is 3 less."""
+    x = bands.permute(0, 2, 3, 4, 1).unflatten(-1, (-1, PATCH**3)).contiguous()  # [B, F/4, H/4, W/4, c, 64]
+    alone, groups = x.split([1, x.shape[1] - 1], dim=1) if first else (None, x)
+    matrix = haar_matrix(x.dtype, x.device)
+    matrix[0] /= low_gain
+    video = rearrange(groups @ matrix, "b f h w c (u p q) -> b c (f u) (h p) (w q)", u=PATCH, p=PATCH, q=PATCH)
+    if alone is None:
+        return video
+    plane = haar_matrix(x.dtype, x.device, dims=2) * 0.5  # 0.5: the mean over the group's four equal frames
+    plane[0] /= low_gain
+    image = rearrange(
+        alone[..., : PATCH**2].contiguous() @ plane, "b f h w c (p q) -> b c f (h p) (w q)", p=PATCH, q=PATCH
+    )
+    return torch.cat([image, video], dim=2)
 
 
 def rms_norm(x: Tensor) -> Tensor:
@@ -90,13 +108,6 @@ def to_channels(x: Tensor, time: int, space: int) -> Tensor:
     """[B, C, F, H, W] -> [B, C * time * space^2, F/time, H/space, W/space], channels (C outermost) last in memory."""
     x = x.permute(0, 2, 3, 4, 1)
     x = rearrange(x, "b (f u) (h p) (w q) c -> b f h w (c u p q)", u=time, p=space, q=space)
-    return x.permute(0, 4, 1, 2, 3)
-
-
-def from_channels(x: Tensor, time: int, space: int) -> Tensor:
-    """Inverse of `to_channels`."""
-    x = x.permute(0, 2, 3, 4, 1)
-    x = rearrange(x, "b f h w (c u p q) -> b (f u) (h p) (w q) c", u=time, p=space, q=space)
     return x.permute(0, 4, 1, 2, 3)
 
 
@@ -164,20 +175,30 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """More, narrower positions: a 1 x 1 convolution unfolded from channels, beside channel copies."""
+    """More, narrower positions: a 1 x 1 convolution unfolded from channels, beside channel copies.
+
+    The copies are linear, so they are added to the convolution's weight: output (c, u, p, q), counted through, copies
+    input channel `index // repeats`.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, time: int):
         super().__init__()
-        self.time = time
+        self.time, self.out_channels = time, out_channels
         wide = out_channels * time * 4
         assert wide % in_channels == 0
         self.repeats = wide // in_channels
         self.conv = SpatialConv(in_channels, wide, kernel_size=1)
 
     def forward(self, x: Tensor, first: bool) -> Tensor:  # [B, C, t, h, w] -> [B, C', t * time, 2h, 2w]
-        copies = x.permute(0, 2, 3, 4, 1).repeat_interleave(self.repeats, dim=-1).permute(0, 4, 1, 2, 3)
-        x = from_channels(self.conv(x) + copies, self.time, 2)
-        return x[:, :, self.time - 1 :] if first else x
+        weight = self.conv.weight.flatten(1)  # [C' * time * 4, C]
+        copies = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
+        weight = weight + copies.repeat_interleave(self.repeats, dim=0)
+        # Channels innermost, so that unfolding moves whole runs of memory.
+        weight = rearrange(weight, "(c k) d -> (k c) d", c=self.out_channels)[..., None, None, None]
+        bias = rearrange(self.conv.bias, "(c k) -> (k c)", c=self.out_channels)
+        x = F.conv3d(x, weight, bias).permute(0, 2, 3, 4, 1)
+        x = rearrange(x, "b f h w (u p q c) -> b (f u) (h p) (w q) c", u=self.time, p=2, q=2)
+        return x[:, self.time - 1 if first else 0 :].permute(0, 4, 1, 2, 3)
 
 
 class Encoder(nn.Module):
@@ -302,8 +323,7 @@ class CausalVideoAutoencoder(ModelMixin, ConfigMixin):
         self._check_frames(frames, first)
         x = repeat_first(frames, PATCH - 1) if first else frames
         with torch.autocast(x.device.type, enabled=False):
-            bands = haar_forward(x).unflatten(1, (-1, PATCH**3))
-            bands = torch.cat([bands[:, :, :1] * LOW_GAIN, bands[:, :, 1:]], dim=2).flatten(1, 2)
+            bands = haar_forward(x, LOW_GAIN)  # [B, 192, t/4, H/4, W/4]
         latents = self.encoder(bands, first, state)
         if state is not None:
             state.started = True
@@ -327,16 +347,10 @@ class CausalVideoAutoencoder(ModelMixin, ConfigMixin):
         bands = self.decoder(latents, first, state)
         with torch.autocast(bands.device.type, enabled=False):
             bands = bands.float() if self.dtype == torch.float32 else bands
-            bands = bands.unflatten(1, (-1, PATCH**3))  # [B, 3, 64, t/4, H/4, W/4]
-            bands = torch.cat([bands[:, :, :1] / LOW_GAIN, bands[:, :, 1:]], dim=2)
-            if first:  # the first frame has no detail in time
-                still = bands[:, :, : PATCH**2, :1]
-                alone = torch.cat([still, torch.zeros_like(bands[:, :, PATCH**2 :, :1])], dim=2)
-                bands = torch.cat([alone, bands[:, :, :, 1:]], dim=3)
-            video = haar_inverse(bands.flatten(1, 2))
+            video = haar_inverse(bands, LOW_GAIN, first)
         if state is not None:
             state.started = True
-        return video[:, :, PATCH - 1 :] if first else video
+        return video
 
     # Clips
 
