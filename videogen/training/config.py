@@ -63,7 +63,7 @@ class TextConfig(_Section):
     """The text tokenizer, trained at the start of a run on the captions."""
 
     vocab_size: int = Field(default=1024, ge=300)
-    max_length: int = Field(default=48, ge=4)
+    max_length: int = Field(default=72, ge=4)
     corpus_size: int = Field(default=4000, ge=1)
 
 

@@ -31,6 +31,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from videogen.data.allocator import keep_freed_memory
 from videogen.training.config import DataConfig
 
 FORMAT = 1
@@ -222,6 +223,7 @@ def build_cache(
 def _worker(
     data: DataConfig, seed: int, num_clips: int, shards: list[int], vae: torch.nn.Module, threads: int, finished: Any
 ):
+    keep_freed_memory()
     torch.set_num_threads(threads)
     for shard in shards:
         _build_shard(data, seed, num_clips, shard, vae)

@@ -14,14 +14,17 @@ import shutil
 import signal
 import time
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from videogen.conditioning.frames import FrameSequence
+from videogen.data.allocator import keep_freed_memory
 from videogen.diffusion.flow_matching import add_noise, flow_matching_loss, sample_sigmas, velocity_target
 from videogen.models.transformer import MIN_SIGMA
 from videogen.training.batches import Batch, BatchMaker, caption_corpus, derive_seed
@@ -92,7 +95,9 @@ class Trainer:
             raise ValueError(f"`--init-from` must be a folder of exported weights, {init_from} has no transformer/.")
         if config.compile:
             _check_compiler()
-        self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        # The other processes wait while the first one builds the cache.
+        patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+        self.accelerator = Accelerator(mixed_precision=config.mixed_precision, kwargs_handlers=[patience])
         self.device = self.accelerator.device
         self.rank = self.accelerator.process_index
         torch.manual_seed(derive_seed("init", config.seed))
@@ -270,7 +275,7 @@ class Trainer:
         )
         with self._signals():
             while self.step < self.last_step:
-                if self.stop or time.monotonic() > deadline:
+                if self._should_stop(deadline):
                     break
                 clips = self.clips_seen
                 loss, norm = self.train_step(meter)
@@ -294,7 +299,8 @@ class Trainer:
                         self.draw_sheet()
                     if log.checkpoint_every and self.step % log.checkpoint_every == 0:
                         self.checkpoint()
-        reason = "finished" if self.step >= self.last_step else "signal" if self.stop else "time limit"
+        finished = self.step >= self.last_step
+        reason = "finished" if finished else "time limit" if time.monotonic() > deadline else "signal"
         if self.accelerator.is_main_process:
             self.checkpoint()
             self.export()
@@ -302,6 +308,14 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         self._print(f"stopped at step {self.step} of {self.last_step}: {reason}; weights in {self.folder / 'weights'}")
         return reason
+
+    def _should_stop(self, deadline: float) -> bool:
+        """Whether any process has had a signal or reached the time limit: all stop at the same step."""
+        stop = self.stop or time.monotonic() > deadline
+        if self.accelerator.num_processes == 1:
+            return stop
+        flag = torch.tensor([float(stop)], device=self.device)
+        return bool(self.accelerator.reduce(flag, reduction="sum").item() > 0)
 
     @torch.no_grad()
     def validate(self) -> dict[str, Any]:
@@ -439,6 +453,7 @@ def train(
     config: TrainConfig, resume: bool = False, init_from: str = "", max_minutes: float = math.inf
 ) -> tuple[Trainer, str]:
     """Set up and carry through a run; see `Trainer`."""
+    keep_freed_memory()
     trainer = Trainer(config, resume=resume, init_from=init_from)
     return trainer, trainer.run(max_minutes)
 
