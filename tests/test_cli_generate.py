@@ -148,7 +148,10 @@ def test_subject_with_images_kept_out_of_the_receipt(
 ) -> None:
     arguments = ["generate", "the subject jumps", "--subject", str(pictures / "good.png"), "--model", str(model)]
     assert main([*arguments, "-o", str(tmp_path / "a.gif"), "--no-receipt-images"]) == 0
-    assert read_receipt(tmp_path / "a.gif").request.pictures[0].png is None
+    receipt = read_receipt(tmp_path / "a.gif")
+    assert receipt.request.pictures[0].png is None
+    assert len(receipt.identity) == 1 and 0 <= receipt.identity[0].worst <= receipt.identity[0].mean <= 1
+    assert f"mean {receipt.identity[0].mean:.2f}, worst frame" in capsys.readouterr().out
     assert main(["replay", str(tmp_path / "a.gif"), "-o", str(tmp_path / "b.gif"), "--model", str(model)]) == 2
     assert "written without images" in capsys.readouterr().err
     assert not (tmp_path / "b.gif").exists()

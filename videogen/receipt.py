@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RECEIPT_KEY",
     "Environment",
+    "IdentityRecord",
     "PictureRecord",
     "Receipt",
     "Request",
@@ -111,6 +112,13 @@ class Environment(_Record):
     device: str
 
 
+class IdentityRecord(_Record):
+    """How much of a subject's look was found again, 0..1 (`videogen.evaluation.identity`)."""
+
+    mean: float
+    worst: float
+
+
 class Receipt(_Record):
     """A request, what it ran on, and what came of it."""
 
@@ -121,7 +129,7 @@ class Receipt(_Record):
     frames_sha256: str
     adjusted: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    identity: dict[str, float] | None = None  # scores of subject references: mean and worst frame
+    identity: tuple[IdentityRecord, ...] = ()  # one per subject
 
     def to_json(self, indent: int | None = None) -> str:
         """The same receipt always gives the same text."""

@@ -16,6 +16,7 @@ from PIL import Image
 import videogen
 from videogen.data.files import check_output_path
 from videogen.receipt import (
+    IdentityRecord,
     PictureRecord,
     Receipt,
     Request,
@@ -107,15 +108,13 @@ def generate_files(
                     said.add(sentence)
                     typer.echo(f"{kind}: {sentence}", err=True)
         receipt = make_receipt(task, settings, inputs, result, frames, model_hash, str(pipe.device))
-        if receipt.identity is not None:
-            typer.echo(
-                f"Identity of the subject: mean {receipt.identity['mean']:.2f}, worst frame {receipt.identity['worst']:.2f}."
-            )
+        for number, score in enumerate(receipt.identity, 1):
+            typer.echo(f"Identity of subject {number}: mean {score.mean:.2f}, worst frame {score.worst:.2f} (0 to 1).")
         if not receipt_images:
             receipt = receipt.without_images()
         path = output if len(seeds) == 1 else output.with_name(f"{output.stem}-{index + 1}{output.suffix}")
         write_video(path, frames, fps, receipt_metadata(receipt, path.suffix.lower()))
-        typer.echo(f"Wrote {path}.")
+        typer.echo(f"Wrote {path}{f' (seed {seed})' if len(seeds) > 1 else ''}.")
         videos.append(frames)
     if sheet is not None:
         from videogen.data.sheet import write_sheet
@@ -297,5 +296,15 @@ def make_receipt(
         frames_sha256=frames_sha256(frames),
         adjusted=tuple(result.adjusted),
         warnings=tuple(result.warnings),
-        identity=None,
+        identity=_identity(pictures, frames),
     )
+
+
+def _identity(pictures: Sequence[PictureRecord], frames: np.ndarray) -> tuple[IdentityRecord, ...]:
+    subjects = [record for record in pictures if record.role == "subject"]
+    if not subjects:
+        return ()
+    from videogen.evaluation.identity import identity_score
+
+    scores = [identity_score(frames, record.picture()) for record in subjects]
+    return tuple(IdentityRecord(mean=round(score.mean, 4), worst=round(score.worst, 4)) for score in scores)
