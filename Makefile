@@ -16,8 +16,11 @@ export PROMPT
 
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install -qq --disable-pip-version-check
-# One stamp per choice of torch, so that another choice is installed when it is asked for.
+# One stamp per choice of torch: another choice is installed when it is asked for, and kept when nothing is said.
 TORCH_STAMP := $(VENV)/torch-$(shell printf '%s' "$(TORCH)" | cksum | cut -d ' ' -f 1).stamp
+ifeq ($(origin TORCH),file)
+TORCH_STAMP := $(firstword $(wildcard $(VENV)/torch-*.stamp) $(TORCH_STAMP))
+endif
 INSTALL_STAMP := $(VENV)/install.stamp
 DEV_STAMP := $(VENV)/dev.stamp
 
