@@ -24,6 +24,7 @@ from torch import Tensor
 
 import videogen
 from tokenizer3d.autoencoder import CausalVideoAutoencoder
+from tokenizer3d.shapes import num_latent_frames
 from videogen.conditioning.camera import CameraPlan
 from videogen.conditioning.frames import build_frames
 from videogen.conditioning.images import ConditioningImage, ImageInput, load_image
@@ -288,7 +289,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
         notes: list[str] = []
         steps = self.default_num_inference_steps if num_inference_steps is None else num_inference_steps
         scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
-        check_sampling(steps, scale, num_videos_per_prompt, batch_size)
+        check_sampling(steps, scale, guidance_method, guidance_rescale, num_videos_per_prompt, batch_size)
         if output_type not in ("np", "pt", "pil", "latent"):
             raise ValueError(f"`output_type` must be 'np', 'pt', 'pil' or 'latent', got {output_type!r}.")
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
@@ -402,6 +403,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
             seeds=seeds,
             fps=plan.fps,
             num_frames=plan.num_frames,
+            output_type=output_type,
             camera=[camera_plans[i // num_videos_per_prompt].segments for i in range(num_videos)],
             adjusted=adjusted,
             warnings=list(dict.fromkeys(notes)),
@@ -437,7 +439,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
             known_video = None if video is None else self.encode_video(video[:, :, start:])
             here = sorted(frame for frame in guides if start + num_known <= frame < start + length)
             frames = build_frames(
-                1 + (length - 1) // scale,
+                num_latent_frames(length, scale),
                 latent_size,
                 batch_size=batch,
                 fps=plan.fps,

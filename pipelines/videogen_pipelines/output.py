@@ -27,6 +27,7 @@ class VideoPipelineOutput(BaseOutput):
         seeds: one per video; ``seed=seeds[i]`` with one video makes video i again.
         fps: frames per second.
         num_frames: F.
+        output_type: which kind `frames` is.
         camera: per video, the commands in sequence; empty where none was given or vectors were passed.
         adjusted: what was used otherwise than asked for, one sentence each.
         warnings: what may disappoint, one sentence each: words the model does not know, a dark or frozen clip.
@@ -39,6 +40,7 @@ class VideoPipelineOutput(BaseOutput):
     seeds: list[int] = field(default_factory=list)
     fps: float = 0.0
     num_frames: int = 0
+    output_type: str = "np"
     camera: list[tuple[tuple[str, ...], ...]] = field(default_factory=list)
     adjusted: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -51,6 +53,8 @@ class VideoPipelineOutput(BaseOutput):
         Raises:
             ValueError: the output type is "latent".
         """
+        if self.output_type == "latent":
+            raise ValueError("`output_type` must be 'np', 'pt' or 'pil' to have pictures, got 'latent'.")
         return frames_to_uint8(self.frames)
 
 
@@ -71,7 +75,5 @@ def frames_to_uint8(frames: Frames) -> np.ndarray:
     if isinstance(frames, list):
         return np.stack([np.stack([np.asarray(picture) for picture in clip]) for clip in frames])
     if isinstance(frames, torch.Tensor):
-        if frames.ndim != 5 or frames.shape[2] != 3:
-            raise ValueError("`output_type` must be 'np', 'pt' or 'pil' to have pictures, got 'latent'.")
         frames = frames.permute(0, 1, 3, 4, 2).numpy()
     return np.round(frames * 255.0).astype(np.uint8)

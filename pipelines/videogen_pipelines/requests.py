@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tokenizer3d.shapes import check_num_frames, num_latent_frames, num_pixel_frames
 from videogen.conditioning.camera import (
     CAMERA_DIM,
     CameraPlan,
@@ -92,7 +93,7 @@ def longest_num_frames(duration: float, fps: float, scale_factor_temporal: int =
     available = math.floor(duration * fps + 1e-6)
     if available < 1:
         raise ValueError(f"`duration` must hold at least one frame, got {duration:g} s at {fps:g} frames per second.")
-    return 1 + (available - 1) // scale_factor_temporal * scale_factor_temporal
+    return num_pixel_frames(1 + (available - 1) // scale_factor_temporal, scale_factor_temporal)
 
 
 def check_length(
@@ -147,16 +148,18 @@ def check_grid(num_frames: int, scale_factor_temporal: int) -> None:
     """Raises ValueError unless `num_frames` is 1 plus a multiple of `scale_factor_temporal`."""
     if isinstance(num_frames, bool) or not isinstance(num_frames, int | np.integer):
         raise ValueError(f"`num_frames` must be a whole number, got {num_frames!r}.")
-    if num_frames < 1 or (num_frames - 1) % scale_factor_temporal:
-        low = max(1, num_frames - (num_frames - 1) % scale_factor_temporal)
-        high = low + scale_factor_temporal
-        raise ValueError(
-            f"`num_frames` must be 1 plus a multiple of {scale_factor_temporal}, got {num_frames}; use {low} or {high}."
-        )
+    check_num_frames(num_frames, scale_factor_temporal)
 
 
-def check_sampling(num_inference_steps: int, guidance_scale: float, num_videos: int, batch_size: int) -> None:
-    """Raises ValueError for a number of steps, videos or a batch below 1, or a guidance that is no usable number."""
+def check_sampling(
+    num_inference_steps: int,
+    guidance_scale: float,
+    guidance_method: str,
+    guidance_rescale: float,
+    num_videos: int,
+    batch_size: int,
+) -> None:
+    """Raises ValueError for a number of steps, videos or a batch below 1, or a guidance that is not usable."""
     for name, value, most in (
         ("num_inference_steps", num_inference_steps, MAX_INFERENCE_STEPS),
         ("num_videos_per_prompt", num_videos, 10_000),
@@ -168,6 +171,10 @@ def check_sampling(num_inference_steps: int, guidance_scale: float, num_videos: 
         raise ValueError(
             f"`guidance_scale` must be from 0 to {MAX_GUIDANCE_SCALE:g}, got {guidance_scale}; 1.0 switches guidance off."
         )
+    if guidance_method not in ("standard", "cfg_zero"):
+        raise ValueError(f"`guidance_method` must be 'standard' or 'cfg_zero', got {guidance_method!r}.")
+    if not 0 <= guidance_rescale <= 1:
+        raise ValueError(f"`guidance_rescale` must be from 0 to 1, got {guidance_rescale}.")
 
 
 def make_generators(
@@ -240,15 +247,15 @@ def camera_of_timeline(
     Raises:
         ValueError: vectors of another shape or not finite.
     """
-    num_latent_frames = 1 + (num_frames - 1) // scale_factor_temporal
-    num_new = num_latent_frames - (1 + (num_source_frames - 1) // scale_factor_temporal if num_source_frames else 0)
+    num_latents = num_latent_frames(num_frames, scale_factor_temporal)
+    num_new = num_latents - (num_latent_frames(num_source_frames, scale_factor_temporal) if num_source_frames else 0)
     if vectors is not None:
         table = torch.as_tensor(np.asarray(vectors, dtype=np.float32))
         if table.shape != (num_new, CAMERA_DIM):
             raise ValueError(f"`camera` as vectors must be [{num_new}, {CAMERA_DIM}], got {list(table.shape)}.")
         if not bool(torch.isfinite(table).all()):
             raise ValueError("`camera` as vectors must be finite, got NaN or infinity.")
-        return torch.cat([table[:1].expand(num_latent_frames - num_new, -1), table])
+        return torch.cat([table[:1].expand(num_latents - num_new, -1), table])
     frame_vectors = camera_frame_vectors(plan.segments, num_frames - num_source_frames)
     frame_vectors = torch.cat([frame_vectors[:1].expand(num_source_frames, -1), frame_vectors])
     return pool_camera(frame_vectors, scale_factor_temporal)

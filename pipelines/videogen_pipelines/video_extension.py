@@ -133,7 +133,7 @@ class VideoExtensionPipeline(VideoGenerationPipeline):
         assert isinstance(output, VideoPipelineOutput) and isinstance(output.frames, torch.Tensor)
         new = output.frames[:, overlap:].permute(0, 2, 1, 3, 4) * 2 - 1  # [B, 3, F, H, W]
         whole = torch.cat([source[None].expand(len(new), -1, -1, -1, -1), new], 2)
-        output.frames = convert_frames(whole, output_type)
+        output.frames, output.output_type = convert_frames(whole, output_type), output_type
         output.num_frames = output.settings["num_frames"] = whole.shape[2]
         return output if return_dict else (output.frames,)
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from tokenizer3d.shapes import check_num_frames
+
 CAMERA_AXES = ("truck", "pan", "push", "pedestal", "tilt", "zoom", "shake", "tracking", "specified")
 """Columns of a camera vector. Positive: right, right, in, up, up, in. ``specified`` is 1 where a command was given, so
 that no command (all zeros) differs from [Static shot] (zeros, but specified)."""
@@ -209,13 +211,11 @@ def camera_vectors(
 
     Returns:
         float32 [f, 9], columns as in `CAMERA_AXES`, 1.0 = the standard speed of one command.
+
+    Raises:
+        ValueError: `num_frames` off the grid, or a command as in `check_segments`.
     """
-    if num_frames < 1 or (num_frames - 1) % scale_factor_temporal:
-        good = max(1, num_frames - (num_frames - 1) % scale_factor_temporal)
-        raise ValueError(
-            f"`num_frames` must be 1 plus a multiple of {scale_factor_temporal}, got {num_frames}; "
-            f"use {good} or {good + scale_factor_temporal}."
-        )
+    check_num_frames(num_frames, scale_factor_temporal)
     return pool_camera(camera_frame_vectors(segments, num_frames), scale_factor_temporal)
 
 

@@ -189,7 +189,7 @@ def _to_rgb(picture: Image.Image, name: str, adjusted: list[str]) -> Image.Image
         raise ValueError(
             f"`{name}` must have 8 or 16 bits a channel, got a 32-bit picture; save it as an 8-bit PNG first."
         )
-    if "A" in picture.mode or "a" in picture.mode or "transparency" in picture.info:
+    if picture.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         if np.asarray(picture)[..., 3].min() < 255:
             adjusted.append(f"`{name}` has an alpha channel; it was flattened on white.")
