@@ -97,7 +97,10 @@ class Trainer:
             _check_compiler()
         # The other processes wait while the first one builds the cache.
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
-        self.accelerator = Accelerator(mixed_precision=config.mixed_precision, kwargs_handlers=[patience])
+        # Several CPU processes are joined only when accelerate is told that a CPU is meant.
+        self.accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(), mixed_precision=config.mixed_precision, kwargs_handlers=[patience]
+        )
         self.device = self.accelerator.device
         self.rank = self.accelerator.process_index
         torch.manual_seed(derive_seed("init", config.seed))
