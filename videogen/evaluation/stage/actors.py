@@ -171,7 +171,12 @@ def _statistics(premultiplied: Tensor) -> _Statistics:
 
 def _box_sums(images: Tensor, size: int) -> Tensor:
     total = F.pad(images.double().cumsum(2).cumsum(3), (1, 0, 1, 0))
-    sums = total[:, :, size:, size:] - total[:, :, :-size, size:] - total[:, :, size:, :-size] + total[:, :, :-size, :-size]
+    sums = (
+        total[:, :, size:, size:]
+        - total[:, :, :-size, size:]
+        - total[:, :, size:, :-size]
+        + total[:, :, :-size, :-size]
+    )
     return sums.float()
 
 
@@ -226,7 +231,12 @@ def _sampled(images: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def find_actors(
-    frames: np.ndarray, bank: ActorBank, light: int, wanted: Sequence[str] = (), turning: bool = True, max_actors: int = 2
+    frames: np.ndarray,
+    bank: ActorBank,
+    light: int,
+    wanted: Sequence[str] = (),
+    turning: bool = True,
+    max_actors: int = 2,
 ) -> list[ActorTrack]:
     """The actors of a clip, the most certain first.
 
@@ -435,7 +445,8 @@ def _with_rivals(bank: ActorBank, video: Tensor, track: ActorTrack) -> ActorTrac
         tinted = video[seen] / tints  # [tints, n, 3, H, W]
         repeated = poses[:, None].repeat(len(tints), 1, 1)
         values, gains, evidences, _ = (
-            value[:, 0].unflatten(0, (len(tints), -1)) for value in bank.measure(tinted.flatten(0, 1), repeated, bank.templates_of[own])
+            value[:, 0].unflatten(0, (len(tints), -1))
+            for value in bank.measure(tinted.flatten(0, 1), repeated, bank.templates_of[own])
         )  # [tints, n, t]
         best = values.permute(1, 0, 2).flatten(1).argmax(1)  # [n] over tints and templates
         tint, template = best // values.shape[2], best % values.shape[2]

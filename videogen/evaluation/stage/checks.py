@@ -1,0 +1,221 @@
+"""Judges one clip against what was asked for, from its pixels alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from videogen.data.stage.actors import strangers
+from videogen.data.stage.vocabulary import LIGHTS, Vocabulary
+from videogen.evaluation.stage.actors import ActorTrack, actor_bank, find_actors
+from videogen.evaluation.stage.background import CameraMotion, camera_motion
+from videogen.evaluation.stage.motion import Movement, movement
+from videogen.evaluation.stage.scenery import Scenery, recognise
+
+# Thresholds of recognition; blurred, noisy true renders clear them, half-transparent blends do not.
+_MEAN_SCORE, _LEAST_SCORE = 0.72, 0.5  # concordance over the clip, and of the second worst frame
+_MARGIN = 0.12  # before the next best actor
+_GAIN = (0.6, 1.6)  # contrast relative to the sprite
+_SECOND_SCORE, _SECOND_EVIDENCE = 0.8, 0.2
+_SCENE_DISTANCE, _SCENE_RATIO = 2.6, 0.8  # nearest scene's prototypes; relative to the next scene's
+_RATE = (0.4, 2.0)  # a camera command's speed relative to the standard one; less is no move
+_COMMANDS = {
+    ("pan", -1): "Pan left",
+    ("pan", 1): "Pan right",
+    ("truck", -1): "Truck left",
+    ("truck", 1): "Truck right",
+    ("tilt", 1): "Tilt up",
+    ("tilt", -1): "Tilt down",
+    ("pedestal", 1): "Pedestal up",
+    ("pedestal", -1): "Pedestal down",
+    ("zoom", 1): "Zoom in",
+    ("zoom", -1): "Zoom out",
+    ("push", 1): "Push in",
+    ("push", -1): "Pull out",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Attributes: `right`: whether the clip shows what was asked for; `seen`: what it shows, `None` = undetermined (then never right)."""
+
+    right: bool
+    seen: Any
+
+
+def check(frames: np.ndarray, fps: float, asked: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Verdict]:
+    """Judges a clip.
+
+    Args:
+        frames: uint8 [F, H, W, 3], as decoded from the file.
+        fps: Frames per second.
+        asked: What the prompt names, as `videogen.data.stage.attributes` gives it; `identity` is the name of a stranger that a picture showed.
+        vocabulary: What may happen.
+
+    Returns:
+        One verdict for each of `actor`, `scene`, `light`, `motion`, `speed`, `camera`, `count`, `relation`, `event`, `identity` that was asked.
+        With two actors asked for, `actor` needs both.
+
+    Raises:
+        ValueError: If the frames have another type or shape, or are fewer than 6.
+    """
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) < 6:
+        raise ValueError(
+            f"`frames` must be uint8 [F, H, W, 3] with at least 6 frames, got {frames.dtype} {frames.shape}."
+        )
+    names = tuple(vocabulary.actors) + (strangers() if "identity" in asked else ())
+    wanted = [asked[key] for key in ("actor", "second_actor", "identity") if asked.get(key) in names]
+    first_look = recognise(frames, vocabulary.scenes)
+    light = int(first_look.lights.mean(0).argmin())
+    tracks = find_actors(frames, actor_bank(names), light, wanted, turning="spins" in vocabulary.motions)
+    tracks = [track for index, track in enumerate(tracks) if _recognised(track, second=index > 0)]
+    boxes = _boxes(tracks, len(frames))
+    scenery = recognise(frames, vocabulary.scenes, _ignored(boxes, frames))
+    camera = camera_motion(frames, fps, boxes)
+    subject = next((track for track in tracks if track.name in wanted[:1]), tracks[0] if tracks else None)
+    moves = movement(subject, camera, fps) if subject is not None and camera is not None else None
+
+    found = [track.name for track in tracks]
+    verdicts = {}
+    if "actor" in asked:
+        missing = {asked["actor"], asked.get("second_actor", asked["actor"])} - set(found)
+        verdicts["actor"] = Verdict(bool(found) and not missing, found or None)
+    if "identity" in asked:
+        verdicts["identity"] = Verdict(asked["identity"] in found, found[0] if found else None)
+    scene, final_light = _scene(scenery, vocabulary.scenes), _light(scenery, len(frames), asked.get("event"))
+    verdicts["scene"] = Verdict(scene is not None and scene == asked.get("scene"), scene)
+    verdicts["light"] = Verdict(final_light is not None and final_light == asked.get("light"), final_light)
+    motion = moves.motion if moves is not None else None
+    verdicts["motion"] = Verdict(motion is not None and motion == asked.get("motion"), motion)
+    speed = moves.speed if moves is not None and motion == asked.get("motion") else None
+    verdicts["speed"] = Verdict(speed is not None and speed == asked.get("speed"), speed)
+    if asked.get("camera") is not None:
+        seen = _camera(camera, asked["camera"], len(frames), moves)
+        right = seen is not None and all(
+            set(a) - {"Static shot"} == set(b) for a, b in zip(asked["camera"], seen, strict=True)
+        )
+        verdicts["camera"] = Verdict(right, seen)
+    count = len(tracks) or None
+    verdicts["count"] = Verdict(count is not None and count == asked.get("count"), count)
+    relation = _relation(tracks, asked)
+    verdicts["relation"] = Verdict(relation is not None and relation == asked.get("relation"), relation)
+    event = _event(scenery, tracks, len(frames))
+    verdicts["event"] = Verdict(event is not None and event == asked.get("event"), event)
+    return {name: verdict for name, verdict in verdicts.items() if name in asked}
+
+
+def _recognised(track: ActorTrack, second: bool) -> bool:
+    seen = track.visible
+    if seen.sum() < (3 if second else 6):
+        return False
+    score, gain = np.sort(track.score[seen]), np.sort(track.gain[seen])
+    if not score.mean() > (_SECOND_SCORE if second else _MEAN_SCORE) or score[1] < _LEAST_SCORE:
+        return False
+    if not _GAIN[0] < gain[1] <= np.median(gain) < _GAIN[1]:
+        return False
+    if second and np.mean(track.evidence[seen]) < _SECOND_EVIDENCE:
+        return False
+    return bool(score.mean() - np.nanmean(track.rival_score) > _MARGIN)
+
+
+def _boxes(tracks: list[ActorTrack], num_frames: int) -> np.ndarray:
+    """Boxes with a margin and the shadow, [n, F, 4] in screen units."""
+    if not tracks:
+        return np.full((1, num_frames, 4), np.nan)
+    sides = []
+    for track in tracks:
+        reach = 1.12 * track.half
+        sides.append(
+            np.stack([track.x - reach, track.y - reach, track.x + reach, track.y + reach + 0.08 * track.half], 1)
+        )
+    return np.stack(sides)
+
+
+def _ignored(boxes: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    num_frames, height, width = frames.shape[:3]
+    mask = np.zeros((num_frames, height, width), bool)
+    for track in boxes:
+        for frame in np.flatnonzero(~np.isnan(track[:, 0])):
+            left, right = ((track[frame, [0, 2]] * height / width + 1) / 2 * width).round().astype(int)
+            top, bottom = ((track[frame, [1, 3]] + 1) / 2 * height).round().astype(int)
+            mask[frame, max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = True
+    return mask
+
+
+def _clear_nearest(distances: np.ndarray) -> int | None:
+    order = np.argsort(distances)
+    if distances[order[0]] > _SCENE_DISTANCE:
+        return None
+    if len(order) > 1 and distances[order[0]] > _SCENE_RATIO * distances[order[1]]:
+        return None
+    return int(order[0])
+
+
+def _scene(scenery: Scenery, names: tuple[str, ...]) -> str | None:
+    index = _clear_nearest(scenery.scenes)
+    return None if index is None else names[index]
+
+
+def _light(scenery: Scenery, num_frames: int, event: str | None) -> str | None:
+    """The light of the whole clip; that of its end when night should fall."""
+    if event == "night falls":
+        index = _clear_nearest(scenery.lights[-1])
+        return None if index is None else LIGHTS[index]
+    index = _clear_nearest(scenery.lights.mean(0))
+    steady = all(int(frame.argmin()) == index for frame in scenery.lights)
+    return LIGHTS[index] if index is not None and steady else None
+
+
+def _camera(
+    camera: CameraMotion | None, asked: list[list[str]], num_frames: int, moves: Movement | None
+) -> list[list[str]] | None:
+    """The commands seen in each of the asked segments; `None` if undetermined."""
+    if camera is None or camera.inliers < 0.6 or camera.num_tracks < 8:
+        return None
+    segment = np.minimum(np.arange(num_frames) * len(asked) // num_frames, len(asked) - 1)
+    seen = []
+    for index in range(len(asked)):
+        frames = np.flatnonzero(segment == index)
+        start, stop = int(frames[0]), int(min(frames[-1] + 1, num_frames - 1))
+        commands = ["Shake"] if camera.shakes(start, stop) else []
+        rates = camera.explained(start, stop)
+        tracking = (
+            moves is not None and abs(moves.velocity) > 0.17 and abs(moves.on_screen) < 0.45 * abs(moves.velocity)
+        )
+        for name, rate in rates.items():
+            if name == "truck" and tracking and rate * moves.velocity > 0:  # type: ignore[union-attr]
+                commands.append("Tracking shot")
+            elif abs(rate) > _RATE[1] and name not in ("tilt", "pan"):
+                return None
+            elif abs(rate) > _RATE[0]:
+                commands.append(_COMMANDS[name, 1 if rate > 0 else -1])
+        seen.append(commands)
+    return seen
+
+
+def _relation(tracks: list[ActorTrack], asked: Mapping[str, Any]) -> str | None:
+    by_name = {track.name: track for track in tracks}
+    first, second = by_name.get(asked.get("actor", "")), by_name.get(asked.get("second_actor", ""))
+    if first is None or second is None:
+        return None
+    both = first.visible & second.visible
+    distance = first.x[both] - second.x[both]
+    if both.sum() < 6 or not (np.all(distance > 0.2) or np.all(distance < -0.2)):
+        return None
+    return "left of" if distance[0] < 0 else "right of"
+
+
+def _event(scenery: Scenery, tracks: list[ActorTrack], num_frames: int) -> str | None:
+    first, last = (_clear_nearest(scenery.lights[k]) for k in (0, -1))
+    if first == LIGHTS.index("day") and last == LIGHTS.index("night"):
+        return "night falls"
+    for track in tracks:
+        if not track.visible[: num_frames // 5].any() and track.visible[-num_frames // 5 :].all():
+            return "enters"
+    return None
+
+
+__all__ = ["Verdict", "check"]
