@@ -56,12 +56,9 @@ def stage_clips(
     specs = [sample_spec(generator, rungs()[rung], split="any") for _ in range(batch_size)]
     sprites = []
     for spec in specs:
-        use_unnamed = unnamed is not None and len(unnamed) > 0 and generator.random() < unnamed_share
-        sprites.append(
-            [
-                premultiply(unnamed[generator.randrange(len(unnamed))] if use_unnamed else load_sprite(actor.name))  # type: ignore[index]
-                for actor in spec.actors
-            ]
-        )
+        if unnamed is not None and len(unnamed) > 0 and generator.random() < unnamed_share:
+            sprites.append([premultiply(unnamed[generator.randrange(len(unnamed))]) for _ in spec.actors])
+        else:
+            sprites.append([premultiply(load_sprite(actor.name)) for actor in spec.actors])
     clip = render_with_truth(specs, num_frames, height, width, fps, device, sprites)
     return clip.video, clip.boxes
