@@ -67,7 +67,7 @@ def test_hidden_matrices_go_to_muon_and_the_rest_to_adamw():
     names = {id(param): name for name, param in model.named_parameters()}
     hidden, decayed, plain = ([names[id(param)] for param in group] for group in split_parameters(model))
     assert sorted(hidden + decayed + plain) == sorted(names.values())
-    assert {"blocks.0.mixer.to_qkv.weight", "blocks.0.feed_forward.w_in"} <= set(hidden)
+    assert {"blocks.0.mixer.to_out.weight", "blocks.0.feed_forward.w_in"} <= set(hidden)
     assert {"blocks.0.feed_forward.router.weight", "proj_in.weight", "proj_out.weight"} <= set(decayed)
     assert {"blocks.0.mixer.norm_query", "proj_in.bias", "frame_embedding.kind.weight"} <= set(plain)
 

@@ -169,7 +169,7 @@ def test_init_from_starts_anew_with_given_weights(ground, whole_run):
     config = _config(ground, ground / "continued", schedule={"num_steps": 1})
     trainer = Trainer(config, init_from=str(whole_run[0] / "weights"))
     ema = load_file(list_checkpoints(whole_run[0])[-1] / "ema.safetensors")
-    name = "blocks.0.mixer.to_qkv.weight"
+    name = "blocks.0.mixer.to_out.weight"
     torch.testing.assert_close(
         trainer.model.transformer.get_parameter(name), ema[f"transformer.{name}"], rtol=2**-8, atol=0
     )

@@ -92,7 +92,7 @@ class Muon(torch.optim.Optimizer):
             if group["weight_decay"]:
                 torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
 
-            for param, update in zip(params, self._updates(nesterov, group["num_steps"]), strict=True):
+            for param, update in zip(params, self._updates(list(nesterov), group["num_steps"]), strict=True):
                 rows, columns = param.shape[-2:]
                 param.add_(update, alpha=-group["lr"] * 0.2 * max(rows, columns) ** 0.5)
         return loss

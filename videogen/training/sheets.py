@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,23 @@ from torch import Tensor
 
 from videogen.conditioning.camera import camera_vectors, parse_camera
 from videogen.conditioning.frames import build_frames
+from videogen.data.folder import read_captions
+from videogen.data.stage import caption, rungs, sample_spec
 from videogen.diffusion.sampling import denoise
 from videogen.training.config import TrainConfig
 
 NUM_SHOWN = 5
-PROMPTS = (
-    "a fox jumps in the snow by day",
-    "a car moves left on the street at night",
-    "a cat stays on the beach at sunset, the camera zooms in",
-    "a dog moves right in the forest, the camera pans left",
-)
+NUM_PROMPTS = 6
+
+
+def default_prompts(config: TrainConfig) -> tuple[str, ...]:
+    """Prompts for the sheets when the run names none: what Stage may show, or captions of the folder's first videos."""
+    data = config.data
+    if data.source == "folder":
+        return tuple(entry["caption"] for entry in read_captions(data.path, data.captions)[:NUM_PROMPTS])
+    chooser = random.Random(0)
+    specs = [sample_spec(chooser, rungs()[data.rung], "any") for _ in range(NUM_PROMPTS)]
+    return tuple(caption(spec, chooser, style="bracket") for spec in specs)
 
 
 @torch.no_grad()

@@ -43,7 +43,7 @@ from videogen.training.export import export_weights
 from videogen.training.latent_cache import LatentCache, build_cache, count_clips, missing_shards
 from videogen.training.metrics import QUARTERS, LossMeter, MetricsFile, Progress, duration, plot_metrics
 from videogen.training.muon import Muon, split_parameters
-from videogen.training.sheets import PROMPTS, draw_samples, write_sheet
+from videogen.training.sheets import default_prompts, draw_samples, write_sheet
 
 
 class VideoModel(nn.Module):
@@ -356,7 +356,7 @@ class Trainer:
         """Write `samples/step-00001000.png` from the averaged weights."""
         path = self.folder / "samples" / f"step-{self.step:08d}.png"
         path.parent.mkdir(exist_ok=True)
-        prompts = self.config.log.sample_prompts or PROMPTS
+        prompts = self.config.log.sample_prompts or default_prompts(self.config)
         self.model.eval()
         with self.ema.applied(), self.accelerator.autocast():
             video = draw_samples(
