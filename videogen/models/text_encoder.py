@@ -6,13 +6,15 @@ N heads, K key width.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from videogen_kernels.attention import attention
-from videogen_kernels.rotary import rotary
+from videogen_kernels.rotary import head_norm, rotary
 
 from videogen.models.transformer import SwiGLU
 
@@ -32,12 +34,13 @@ class TextBlock(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         qkv = self.to_qkv(self.norm_1(x)).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = qkv.unbind(2)  # [B, S, N, K]
-        query, key = rotary(query, cos, sin, self.norm_query), rotary(key, cos, sin, self.norm_key)
+        query = rotary(head_norm(query, self.norm_query), cos, sin)
+        key = rotary(head_norm(key, self.norm_key), cos, sin)
         x = x + self.to_out(attention(query, key, value, mask).flatten(2))
         return x + self.feed_forward(self.norm_2(x))
 
 
-class TextEncoder(ModelMixin, ConfigMixin):
+class TextEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Token ids in, one vector per token out.
 
     Args:
@@ -48,9 +51,11 @@ class TextEncoder(ModelMixin, ConfigMixin):
         hidden: hidden width of the feed-forward.
     """
 
+    config: Any  # the arguments of __init__
+
     @register_to_config
     def __init__(
-        self, vocab_size: int = 1024, width: int = 128, num_heads: int = 2, num_layers: int = 2, hidden: int = 320
+        self, vocab_size: int = 1024, width: int = 128, num_heads: int = 2, num_layers: int = 2, hidden: int = 288
     ):
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, width)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ from videogen_kernels import moe
 from videogen_kernels.attention import attention, windowed_attention
 from videogen_kernels.linear_attention import linear_attention
 from videogen_kernels.modulated_norm import gated_residual, modulated_norm
-from videogen_kernels.rotary import head_norm, rotary
+from videogen_kernels.rotary import gated_head_norm, head_norm, rotary
 
 from videogen.models.embeddings import FrameEmbedding, frame_visibility, rotary_tables
 
@@ -54,6 +54,12 @@ class VideoTransformerOutput(BaseOutput):
     router_z_loss: Tensor | None = None
 
 
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that matrix products of `x` are taken in: autocast's where it is on."""
+    device_type = x.device.type
+    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x.dtype
+
+
 class LinearMixer(nn.Module):
     """Gated linear attention over all tokens, with a 3x3 depth-wise convolution inside each latent frame."""
 
@@ -61,8 +67,7 @@ class LinearMixer(nn.Module):
         super().__init__()
         inner = num_heads * head_dim
         self.num_heads = num_heads
-        self.to_qkv = nn.Linear(width, 3 * inner, bias=False)
-        self.to_gate = nn.Linear(width, inner, bias=False)
+        self.to_qkvg = nn.Linear(width, 4 * inner, bias=False)  # query, key, value, output gate
         self.to_beta = nn.Linear(width, num_heads)
         self.norm_query = nn.Parameter(torch.ones(head_dim))
         self.norm_key = nn.Parameter(torch.ones(head_dim))
@@ -72,23 +77,24 @@ class LinearMixer(nn.Module):
         nn.init.zeros_(self.conv.weight)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        qkv = self.to_qkv(x)  # [B, L, 3 * N * K]
-        query, key, value = qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(2)  # [B, L, N, K]
-        query, key = head_norm(query, self.norm_query), head_norm(key, self.norm_key)
+        query, key, value, gate = self.to_qkvg(x).unflatten(-1, (4, self.num_heads, -1)).unbind(2)  # [B, L, N, K]
+        # float32 from here to the output norm: the state is float32, and casting back and forth costs more than it saves.
+        query = head_norm(query, self.norm_query, dtype=torch.float32)
+        key = head_norm(key, self.norm_key, dtype=torch.float32)
         out = linear_attention(
             rotary(query, cos, sin),
             rotary(key, cos, sin),
-            value,
+            value.float(),
             gate=torch.sigmoid(self.to_beta(x).float()),
             # Kept off 0, so that the denominator cannot vanish.
-            query_den=F.relu(query) + 0.01,
-            key_den=F.relu(key) + 0.01,
+            query_den=query.clamp_min(0.01),
+            key_den=key.clamp_min(0.01),
         )
         n, h, w = grid
         frames = rearrange(value, "b (n h w) a k -> (b n) (a k) h w", n=n, h=h, w=w)
         local = rearrange(self.conv(frames), "(b n) (a k) h w -> b (n h w) a k", n=n, a=self.num_heads)
-        out = head_norm(out + local, self.norm_out).flatten(2)  # [B, L, N * K]
-        return self.to_out(out * torch.sigmoid(self.to_gate(x)))
+        out = gated_head_norm(out + local, self.norm_out, gate, dtype=gate.dtype).flatten(2)  # [B, L, N * K]
+        return self.to_out(out)
 
 
 class SoftmaxMixer(nn.Module):
@@ -107,7 +113,8 @@ class SoftmaxMixer(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor | None) -> Tensor:
         qkv = self.to_qkv(x)
         query, key, value = qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(2)  # [B, L, N, K]
-        query, key = rotary(query, cos, sin, self.norm_query), rotary(key, cos, sin, self.norm_key)
+        query = rotary(head_norm(query, self.norm_query, dtype=torch.float32), cos, sin).to(value.dtype)
+        key = rotary(head_norm(key, self.norm_key, dtype=torch.float32), cos, sin).to(value.dtype)
         if visible is None:
             out = attention(query, key, value)
         else:
@@ -148,8 +155,7 @@ class SwiGLU(nn.Module):
         self.to_out = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.to_hidden(x).chunk(2, dim=-1)
-        return self.to_out(F.silu(gate) * up)
+        return self.to_out(moe.swiglu(self.to_hidden(x)))
 
 
 class Router(nn.Module):
@@ -235,6 +241,7 @@ class Block(nn.Module):
         super().__init__()
         self.mixer = (LinearMixer if mixer == "linear" else SoftmaxMixer)(width, num_heads, head_dim)
         self.cross_attention = CrossAttention(width, text_width, num_heads, head_dim) if cross_attention else None
+        self.feed_forward: MixtureOfExperts | SwiGLU
         if feed_forward == "moe":
             self.feed_forward = MixtureOfExperts(width, expert_hidden, shared_hidden, num_experts, top_k)
         else:
@@ -255,20 +262,21 @@ class Block(nn.Module):
     ) -> Tensor:
         """x [B, L, D], modulation [B, n, 6, D] -> [B, L, D]."""
         scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = (modulation + self.modulation).unbind(2)  # [B, n, D]
-        hidden = modulated_norm(x, scale_1, shift_1)
+        dtype = compute_dtype(x)
+        hidden = modulated_norm(x, scale_1, shift_1, dtype=dtype)
         if isinstance(self.mixer, LinearMixer):
             x = gated_residual(x, self.mixer(hidden, cos, sin, grid), gate_1)
         else:
             x = gated_residual(x, self.mixer(hidden, cos, sin, visible), gate_1)
         if self.cross_attention is not None:
             x = x + self.cross_attention(x, text, text_mask)
-        hidden = modulated_norm(x, scale_2, shift_2)
+        hidden = modulated_norm(x, scale_2, shift_2, dtype=dtype)
         if isinstance(self.feed_forward, MixtureOfExperts):
             return gated_residual(x, self.feed_forward(hidden, losses), gate_2)
         return gated_residual(x, self.feed_forward(hidden), gate_2)
 
 
-class VideoTransformer(ModelMixin, ConfigMixin):
+class VideoTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Noisy latents, text tokens and per-frame conditions in, velocity out.
 
     Args:
@@ -295,8 +303,10 @@ class VideoTransformer(ModelMixin, ConfigMixin):
         ValueError: lists of different lengths, unknown mixers or feed-forwards, or layers that do not exist.
     """
 
-    _keep_in_fp32_modules = ["router"]  # noqa: RUF012 (diffusers reads a list)
-    _no_split_modules = ["Block"]  # noqa: RUF012
+    _keep_in_fp32_modules = ["router"]  # type: ignore[assignment]  # noqa: RUF012 (diffusers reads a list)
+    _no_split_modules = ["Block"]  # type: ignore[assignment]  # noqa: RUF012
+
+    config: Any  # the arguments of __init__
 
     @register_to_config
     def __init__(
@@ -310,9 +320,9 @@ class VideoTransformer(ModelMixin, ConfigMixin):
         feed_forwards: Sequence[str] = ("dense", "dense", *("moe",) * 5, "dense"),
         cross_attention_layers: Sequence[int] = (0, 2, 4, 6),
         text_width: int = 128,
-        dense_hidden: int = 288,
+        dense_hidden: int = 272,
         expert_hidden: int = 96,
-        shared_hidden: int = 96,
+        shared_hidden: int = 80,
         num_experts: int = 8,
         top_k: int = 2,
         window: int | None = 2,
@@ -420,9 +430,7 @@ class VideoTransformer(ModelMixin, ConfigMixin):
         losses: list[tuple[Tensor, Tensor]] | None = [] if return_router_losses else None
         for block in self.blocks:
             x = block(x, modulation, text, encoder_attention_mask, cos, sin, (n, h, w), visible, losses)
-        scale, shift = (
-            self.modulation_out_proj(temb).to(dtype).unflatten(-1, (2, -1)) + self.modulation_out
-        ).unbind(2)
+        scale, shift = (self.modulation_out_proj(temb).to(dtype).unflatten(-1, (2, -1)) + self.modulation_out).unbind(2)
         x = self.proj_out(modulated_norm(x, scale, shift))  # [B, L, C * p * q]
         clean = rearrange(x, "b (n h w) (c p q) -> b c n (h p) (w q)", n=n, h=h, w=w, p=patch, q=patch)
         sigma = timestep[:, None, :, None, None].float().clamp_min(MIN_SIGMA)

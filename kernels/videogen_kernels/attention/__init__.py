@@ -61,9 +61,7 @@ def attention(
     return function(query, key, value, key_mask)
 
 
-def windowed_attention(
-    query: Tensor, key: Tensor, value: Tensor, visible: Tensor, backend: Backend = "auto"
-) -> Tensor:
+def windowed_attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor, backend: Backend = "auto") -> Tensor:
     """Softmax attention in which whole latent frames see, or do not see, whole latent frames.
 
     The cost of a query frame is that of the frames it sees, so a window keeps the cost per token flat. The mask exists
@@ -90,9 +88,7 @@ def windowed_attention(
         )
     if key.shape[1] != query.shape[1]:
         raise ValueError(f"`key` must have the {query.shape[1]} tokens of `query`, got {key.shape[1]}.")
-    return windowed_attention_reference(
-        query, key, value, visible, lambda q, k, v: attention(q, k, v, backend=backend)
-    )
+    return windowed_attention_reference(query, key, value, visible, lambda q, k, v: attention(q, k, v, backend=backend))
 
 
 def _check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:

@@ -94,7 +94,9 @@ def linear_attention_block_causal(
     check_backend("linear_attention_block_causal", backend, ("reference",))
     _check_shapes(query, key, value, gate, query_den, key_den)
     if block_size < 1:
-        raise ValueError(f"`block_size` must be at least 1 token, got {block_size}; use the tokens of one latent frame.")
+        raise ValueError(
+            f"`block_size` must be at least 1 token, got {block_size}; use the tokens of one latent frame."
+        )
     out, state = linear_attention_block_causal_reference(
         query, key, value, block_size, gate, query_den, key_den, initial_state
     )

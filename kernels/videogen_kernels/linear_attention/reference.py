@@ -34,22 +34,23 @@ def linear_attention_reference(
     # Autocast would round the state to half precision.
     with torch.autocast(query.device.type, enabled=False):
         q, k, v, beta, q_den, k_den = _widen(query, key, value, gate, query_den, key_den)
-        if beta is not None:
-            k = k * beta[..., None]
-        # [B, N, K, L] @ [B, N, L, V]: written as a product of permuted views, so that a compiler can fold the
-        # permutation into whatever made k and v.
-        key_value = k.permute(0, 2, 3, 1) @ v.transpose(1, 2)  # [B, N, K, V]
+        # Products of permuted views: head-major inputs, as `head_norm` and `rotary` leave them, are not copied.
+        written = v if beta is None else v * beta[..., None]
+        key_value = k.permute(0, 2, 3, 1) @ written.transpose(1, 2)  # [B, N, K, V]
         if initial_state is not None:
             key_value = key_value + initial_state.key_value
-        out = (q.transpose(1, 2) @ key_value).transpose(1, 2)  # [B, L, N, V]
+        out = q.transpose(1, 2) @ key_value  # [B, N, L, V]
         key_sum = None
         if q_den is not None and k_den is not None:
-            if beta is not None:
-                k_den = k_den * beta[..., None]
-            key_sum = k_den.sum(1)  # [B, N, K]
+            if beta is None:
+                key_sum = k_den.sum(1)  # [B, N, K]
+            else:
+                key_sum = (k_den.permute(0, 2, 3, 1) @ beta.transpose(1, 2)[..., None])[..., 0]
             if initial_state is not None and initial_state.key_sum is not None:
                 key_sum = key_sum + initial_state.key_sum
-            out = out / ((q_den * key_sum[:, None]).sum(-1, keepdim=True) + EPS)
+            scale = q_den.transpose(1, 2) @ key_sum[..., None]  # [B, N, L, 1]
+            out = out * (scale + EPS).reciprocal()
+        out = out.transpose(1, 2)  # [B, L, N, V]
         return out.to(value.dtype), LinearAttentionState(key_value, key_sum)
 
 

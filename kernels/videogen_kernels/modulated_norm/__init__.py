@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from videogen_kernels.backends import check_backend
@@ -26,6 +27,7 @@ def modulated_norm(
     shift: Tensor,
     weight: Tensor | None = None,
     eps: float = 1e-6,
+    dtype: torch.dtype | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
     """`rms_norm(x) * weight * (1 + scale) + shift`, the frame of a token deciding its scale and shift.
@@ -36,9 +38,10 @@ def modulated_norm(
         shift: [B, n, D].
         weight: [D]; None = 1.
         eps: added to the mean square.
+        dtype: of the result; None = that of `x`.
 
     Returns:
-        [B, L, D] in the dtype of `x`.
+        [B, L, D].
 
     Raises:
         ValueError: L is not a multiple of n, or widths differ.
@@ -46,7 +49,7 @@ def modulated_norm(
     check_backend("modulated_norm", backend, ("reference",))
     _check_frames("scale", x, scale)
     _check_frames("shift", x, shift)
-    return modulated_norm_reference(x, scale, shift, weight, eps)
+    return modulated_norm_reference(x, scale, shift, weight, eps, dtype or x.dtype)
 
 
 def gated_residual(x: Tensor, branch: Tensor, gate: Tensor, backend: Backend = "auto") -> Tensor:

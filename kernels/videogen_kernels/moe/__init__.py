@@ -21,10 +21,11 @@ from videogen_kernels.moe.reference import (
     load_balancing_loss_reference,
     route_reference,
     router_z_loss_reference,
+    swiglu_reference,
     tokens_per_expert_reference,
 )
 
-__all__ = ["experts", "load_balancing_loss", "route", "router_z_loss", "tokens_per_expert"]
+__all__ = ["experts", "load_balancing_loss", "route", "router_z_loss", "swiglu", "tokens_per_expert"]
 
 Backend = Literal["auto", "reference", "grouped_mm"]
 
@@ -112,6 +113,11 @@ def experts(
     with torch.autocast(device_type, enabled=False):
         out = function(x.to(dtype), w_in.to(dtype), w_out.to(dtype), expert_indices, expert_weights)
     return out.to(x.dtype)
+
+
+def swiglu(hidden: Tensor) -> Tensor:
+    """`silu(gate) * up` for the two halves of the last axis: [..., 2H] -> [..., H] (Shazeer 2020, arXiv 2002.05202)."""
+    return swiglu_reference(hidden)
 
 
 def tokens_per_expert(expert_indices: Tensor, num_experts: int) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def route_reference(router_logits: Tensor, bias: Tensor | None, top_k: int) -> tuple[Tensor, Tensor]:
@@ -34,8 +35,7 @@ def experts_loop(x: Tensor, w_in: Tensor, w_out: Tensor, expert_indices: Tensor,
     for expert in range(w_in.shape[0]):
         for choice in range(num_choices):
             rows = (expert_indices[:, choice] == expert).nonzero()[:, 0]
-            gate, up = (x[rows] @ w_in[expert]).chunk(2, dim=-1)
-            parts[choice] = parts[choice].index_copy(0, rows, (F.silu(gate) * up) @ w_out[expert])
+            parts[choice] = parts[choice].index_copy(0, rows, swiglu_reference(x[rows] @ w_in[expert]) @ w_out[expert])
     out = torch.zeros((), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
     for choice in range(num_choices):
         out = out + parts[choice] * expert_weights[:, choice, None]
@@ -52,11 +52,34 @@ def experts_grouped(x: Tensor, w_in: Tensor, w_out: Tensor, expert_indices: Tens
     place = place.view(num_tokens, num_choices)
     offsets = tokens_per_expert_reference(expert_indices, w_in.shape[0]).cumsum(0).to(torch.int32)  # [E]
     routed = _Dispatch.apply(x, order // num_choices, place)  # [M, D]
-    gate, up = F.grouped_mm(routed, w_in, offs=offsets).chunk(2, dim=-1)
-    wide = torch.promote_types(x.dtype, torch.float32)
-    hidden = (F.silu(gate.to(wide)) * up).to(x.dtype)  # [M, H]
+    hidden = swiglu_reference(F.grouped_mm(routed, w_in, offs=offsets))  # [M, H]
     outputs = F.grouped_mm(hidden, w_out, offs=offsets)  # [M, D]
     return _Combine.apply(outputs, expert_weights, order, place)
+
+
+def swiglu_reference(hidden: Tensor) -> Tensor:
+    return _SwiGLU.apply(hidden)
+
+
+class _SwiGLU(torch.autograd.Function):
+    """silu of the first half times the second; backward writes both halves of the gradient in place."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor) -> Tensor:
+        ctx.save_for_backward(hidden)
+        gate, up = hidden.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (hidden,) = ctx.saved_tensors
+        gate, up = hidden.chunk(2, dim=-1)
+        out = torch.empty_like(hidden)
+        grad_gate, grad_up = out.chunk(2, dim=-1)
+        torch.mul(grads[0], F.silu(gate), out=grad_up)
+        torch.ops.aten.silu_backward.grad_input(grads[0] * up, gate, grad_input=grad_gate)
+        return out
 
 
 class _Dispatch(torch.autograd.Function):
@@ -68,6 +91,7 @@ class _Dispatch(torch.autograd.Function):
         return x[rows]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (place,) = ctx.saved_tensors
         grad = grads[0]
@@ -91,6 +115,7 @@ class _Combine(torch.autograd.Function):
         return out.to(outputs.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         outputs, expert_weights, order, place = ctx.saved_tensors
         wide = torch.promote_types(outputs.dtype, torch.float32)

@@ -1,0 +1,98 @@
+"""The text tokenizer: any input, both languages, deterministic training, saving alone and inside a pipeline."""
+
+import logging
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from videogen.models.text_tokenizer import BOS_ID, EOS_ID, PAD_ID, BytePairTokenizer, normalize
+
+CORPUS = [
+    "a fox jumps in the forest at night",
+    "a fox moves left in the forest",
+    "一只狐狸在森林里跳跃",
+    "一只狐狸在夜晚",
+] * 3
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return BytePairTokenizer.train(CORPUS, 330)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A Fox, jumping!",
+        "狐狸在森林里",
+        "🦊 e\u0301t\u00e9 \u202e",
+        "",
+        "   ",
+        "\x00\x07",
+        "\ud83e half",
+        "ﾌｫｯｸｽ １２",
+        "x" * 3000,
+    ],
+    ids=["latin", "chinese", "emoji", "empty", "blank", "control", "surrogate", "fullwidth", "long"],
+)
+def test_any_text_survives(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert ids[0] == BOS_ID and ids[-1] == EOS_ID and all(3 <= i < tokenizer.vocab_size for i in ids[1:-1])
+    expected = normalize(text).encode("utf-8", errors="replace").decode()
+    assert tokenizer.decode(ids) == expected
+
+
+def test_training_merges_what_is_frequent_and_is_deterministic(tokenizer):
+    assert tokenizer.vocab_size <= 330
+    assert len(tokenizer.encode("fox")) == 3 and len(tokenizer.encode("狐狸")) == 4  # words or characters, begin, end
+    assert BytePairTokenizer.train(CORPUS, 330).merges == tokenizer.merges
+    assert BytePairTokenizer.train(reversed(CORPUS), 330).merges == tokenizer.merges
+    assert BytePairTokenizer.train(["ab"], 1000).vocab_size == 259  # nothing occurs twice
+
+
+def test_padding_mask_and_reported_truncation(tokenizer, caplog):
+    ids, mask = tokenizer(["a fox", ""], max_length=6)
+    assert ids.shape == mask.shape == (2, 6) and ids.dtype == torch.long and mask.dtype == torch.bool
+    assert ids[1].tolist() == [BOS_ID, EOS_ID] + [PAD_ID] * 4
+    assert mask.sum(1).tolist() == [len(tokenizer.encode("a fox")), 2]
+    with caplog.at_level(logging.WARNING):
+        cut, mask = tokenizer("a fox jumps in the forest", max_length=4)
+    assert cut[0, -1] == EOS_ID and mask.all()
+    assert "not seen: 'jumps in the forest'" in caplog.text
+
+
+def test_save_and_load(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    for loaded in (
+        BytePairTokenizer.from_pretrained(tmp_path / "tokenizer"),
+        BytePairTokenizer.from_pretrained(tmp_path, subfolder="tokenizer"),
+    ):
+        assert loaded.encode("a fox 狐狸 🦊") == tokenizer.encode("a fox 狐狸 🦊")
+
+
+class OnlyText(DiffusionPipeline):
+    def __init__(self, tokenizer: BytePairTokenizer):
+        super().__init__()
+        self.register_modules(tokenizer=tokenizer)
+
+
+def test_a_pipeline_saves_and_loads_it(tokenizer, tmp_path):
+    OnlyText(tokenizer).save_pretrained(tmp_path)
+    loaded = OnlyText.from_pretrained(tmp_path)
+    assert isinstance(loaded.tokenizer, BytePairTokenizer) and loaded.tokenizer.merges == tokenizer.merges
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda t, p: BytePairTokenizer.train(["a"], 100), "`vocab_size` must be at least 259"),
+        (lambda t, p: t("a", max_length=1), "`max_length` must be at least 2"),
+        (lambda t, p: BytePairTokenizer([(3, 400)]), "`merges` must join ids that exist"),
+        (lambda t, p: BytePairTokenizer.from_pretrained(p), "must hold tokenizer.json"),
+    ],
+    ids=["vocab", "length", "merges", "missing"],
+)
+def test_bad_input_is_named(tokenizer, tmp_path, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(tokenizer, tmp_path)
