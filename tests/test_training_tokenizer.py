@@ -1,0 +1,188 @@
+"""The tokenizer's training loop: it learns, resumes exactly, and draws its clips by (seed, step)."""
+
+import json
+import random
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from tokenizer3d.losses import actor_weight, latent_penalty, reconstruction_loss, smoothness_penalty
+from videogen.training import tokenizer as training
+
+SMALL = {
+    "model": {
+        "latent_channels": 8,
+        "encoder_widths": [16, 32, 64],
+        "encoder_blocks": [1, 1],
+        "decoder_widths": [16, 32, 64],
+        "decoder_blocks": [1, 1, 1],
+    },
+    "sources": [{"kind": "textures"}],
+    "batches": [{"size": 32, "batch_size": 4, "num_frames": 9}],
+    "height": 48,
+    "width": 48,
+    "num_frames": 9,
+    "warmup_steps": 2,
+    "decay_steps": 0,
+    "log_every": 1,
+    "validate_every": 100,
+    "checkpoint_every": 100,
+    "validation_clips": 2,
+    "statistics_clips": 8,
+    "precision": "fp32",
+    "device": "cpu",
+}
+
+
+def small_config(**options) -> training.TokenizerTrainConfig:
+    return training.TokenizerTrainConfig(**{**SMALL, **options})
+
+
+def losses(folder) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_loss_falls_and_the_result_loads(tmp_path):
+    scores = training.train_tokenizer(small_config(output=str(tmp_path), steps=30, validate_every=30))
+    history = losses(tmp_path)
+    assert len(history) == 30
+    assert np.mean(history[-5:]) < 0.8 * np.mean(history[:5])
+    assert scores["psnr_textures"] > 8
+    model = training.load_tokenizer(tmp_path)
+    assert (model.latents_std > 0).all() and (model.latents_std != 1).all()
+    assert cv2.imread(str(tmp_path / "samples" / "00000030.png")) is not None
+    again = training.load_tokenizer_config(tmp_path / "config.yaml")
+    assert again.steps == 30
+
+
+def test_resume_continues_as_if_never_stopped(tmp_path):
+    whole = small_config(output=str(tmp_path / "whole"), steps=6)
+    training.train_tokenizer(whole)
+    parts = small_config(output=str(tmp_path / "parts"), steps=3)
+    training.train_tokenizer(parts)
+    training.train_tokenizer(parts.model_copy(update={"steps": 6}), resume=True)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+def test_init_from_starts_with_the_weights(tmp_path):
+    training.train_tokenizer(small_config(output=str(tmp_path / "first"), steps=12))
+    training.train_tokenizer(small_config(output=str(tmp_path / "second"), steps=1), init_from=tmp_path / "first")
+    assert losses(tmp_path / "second")[0] < losses(tmp_path / "first")[0]
+    with pytest.raises(ValueError, match="`resume` and `init_from` exclude each other"):
+        training.train_tokenizer(small_config(output=str(tmp_path)), resume=True, init_from=tmp_path / "first")
+    with pytest.raises(ValueError, match="`resume` needs a checkpoint"):
+        training.train_tokenizer(small_config(output=str(tmp_path / "third")), resume=True)
+
+
+def test_max_minutes_only_stops(tmp_path):
+    training.train_tokenizer(small_config(output=str(tmp_path), steps=1000), max_minutes=0.0)
+    assert len(losses(tmp_path)) <= 2
+    assert (tmp_path / "vae" / "config.json").is_file()
+
+
+def test_batches_depend_on_seed_and_step_alone():
+    config = small_config(reuse=2, pool_groups=3)
+    straight, jumped = training.ClipPool(config), training.ClipPool(config)
+    for step in range(8):
+        video, boxes = straight.batch(step)
+    other, _ = jumped.batch(7)
+    assert torch.equal(video, other)
+    assert video.shape == (4, 3, 9, 32, 32) and video.abs().max() <= 1
+    assert boxes.isnan().all()
+    assert len(straight.groups) <= 3
+    assert not torch.equal(video, training.ClipPool(small_config(reuse=2, pool_groups=3, seed=1)).batch(7)[0])
+
+
+def test_boxes_follow_the_crop_and_the_mirror():
+    video = torch.zeros(3, 9, 48, 48, dtype=torch.uint8)
+    video[:, :, 10:20, 30:40] = 255
+    boxes = torch.tensor([30.0, 10.0, 40.0, 20.0]).expand(1, 9, 4)
+    shape = training.BatchConfig(size=48, num_frames=9)
+    for seed in range(6):
+        clip, moved = training.ClipPool._vary(video, boxes, shape, random.Random(seed))
+        left, top, right, bottom = moved[0, 0].int().tolist()
+        bright = clip[0, 0] > clip[0, 0].mean() + 0.1
+        assert bright[top:bottom, left:right].all()
+        assert bright.sum() == 100
+
+
+def test_stage_clips_train_with_their_boxes(tmp_path):
+    config = small_config(
+        output=str(tmp_path), steps=1, sources=[{"kind": "stage", "rung": "rung1", "unnamed_share": 0}], group_size=2
+    )
+    pool = training.ClipPool(config)
+    _, boxes = pool.batch(0)
+    assert not boxes.isnan().all()
+    training.train_tokenizer(config)
+    assert np.isfinite(losses(tmp_path)).all()
+
+
+def test_pictures_of_a_folder_become_moving_clips(tmp_path):
+    picture = cv2.resize(np.random.default_rng(0).integers(0, 255, (9, 12, 3), dtype=np.uint8), (120, 90))
+    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    source = training.image_source(str(tmp_path), 9, 48, 48)
+    video, boxes = source(0, 0, 3)
+    assert video.shape == (3, 3, 9, 48, 48) and boxes.isnan().all()
+    assert (video.diff(dim=2).abs().mean(dim=(1, 2, 3, 4)) > 1e-3).all()
+    assert torch.equal(video, source(0, 0, 3)[0])
+    with pytest.raises(ValueError, match="`path` must hold images"):
+        training.image_source(str(tmp_path / "none"), 9, 48, 48)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_frames": 16}, "must be 1 plus a multiple of 8, got 16"),
+        ({"batches": [{"size": 64}]}, "`batches` must not be larger than the clips"),
+        ({"colour": 1}, "colour"),
+        ({"steps": 10, "decay_steps": 20}, "`decay_steps` must be at most `steps`"),
+    ],
+)
+def test_bad_settings_are_refused(tmp_path, options, message):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, **options}))
+    with pytest.raises(ValueError, match=message):
+        training.load_tokenizer_config(path)
+
+
+def test_learning_rate_warms_up_and_decays_by_step():
+    config = small_config(steps=100, warmup_steps=9, decay_steps=50, learning_rate=1.0)
+    rates = [training.learning_rate(config, step) for step in (0, 4, 9, 49, 75, 99)]
+    assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.5, 0.02])
+
+
+def test_losses_of_known_errors():
+    video = torch.zeros(1, 3, 9, 16, 16)
+    parts = reconstruction_loss(video + 0.5, video)
+    assert parts["l1"] == 0.5 and parts["mse"] == 0.25
+    assert parts["bands"] < 1e-6  # a constant offset has no edges
+    weighted = reconstruction_loss(video + 0.5, video, weight=torch.full((1, 1, 9, 16, 16), 2.0))
+    assert weighted["l1"] == 1.0
+    stripes = torch.zeros(1, 3, 9, 16, 16)
+    stripes[..., ::2] = 0.5
+    # Two of a block's 63 bands see them, with 0.5 * sqrt(1/2) * 2 * 2 each.
+    assert reconstruction_loss(stripes, video)["bands"].item() == pytest.approx(2 * 2**0.5 / 63, rel=1e-5)
+
+
+def test_latent_penalties():
+    generator = torch.Generator().manual_seed(0)
+    normal = torch.randn(64, 4, 3, 6, 6, generator=generator)
+    assert latent_penalty(normal) < 1e-3
+    assert latent_penalty(normal * 3) > latent_penalty(normal * 1.5) > 0.05
+    assert latent_penalty(normal * 0.1) > 0.5
+    smooth = torch.nn.functional.avg_pool3d(normal, (1, 3, 3), stride=1)
+    assert smoothness_penalty(smooth) < 0.6 * smoothness_penalty(normal)
+    assert smoothness_penalty(normal).item() == pytest.approx(2, abs=0.1)
+
+
+def test_actor_weights_have_mean_one():
+    boxes = torch.full((2, 1, 3, 4), float("nan"))
+    boxes[0, 0, :] = torch.tensor([2.0, 4.0, 6.0, 8.0])
+    weight = actor_weight(boxes, torch.Size([2, 3, 3, 16, 16]), 1.0)
+    torch.testing.assert_close(weight.mean(dim=(1, 2, 3, 4)), torch.ones(2))
+    assert (weight[0, 0, 0, 4:8, 2:6] == weight.max()).all()
+    assert weight[0, 0, 0, 0, 0] == pytest.approx(weight.max().item() / 2)
+    assert (weight[1] == 1).all()
