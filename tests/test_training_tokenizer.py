@@ -77,6 +77,20 @@ def test_init_from_starts_with_the_weights(tmp_path):
         training.train_tokenizer(small_config(output=str(tmp_path / "third")), resume=True)
 
 
+def test_a_frozen_encoder_keeps_latents_and_statistics(tmp_path):
+    training.train_tokenizer(small_config(output=str(tmp_path / "first"), steps=6))
+    config = small_config(output=str(tmp_path / "second"), steps=3, freeze_encoder=True)
+    training.train_tokenizer(config, init_from=tmp_path / "first")
+    first, second = training.load_tokenizer(tmp_path / "first"), training.load_tokenizer(tmp_path / "second")
+    video = torch.rand(1, 3, 9, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    latents = first.encode(video).latents
+    assert torch.equal(second.encode(video).latents, latents)
+    assert torch.equal(first.latents_std, second.latents_std)
+    assert not torch.equal(second.decode(latents).sample, first.decode(latents).sample)
+    with pytest.raises(ValueError, match="`freeze_encoder` needs trained weights"):
+        training.train_tokenizer(config)
+
+
 def test_max_minutes_only_stops(tmp_path):
     training.train_tokenizer(small_config(output=str(tmp_path), steps=1000), max_minutes=0.0)
     assert len(losses(tmp_path)) <= 2

@@ -167,7 +167,8 @@ def score(
     psnr, ssim, change, actors = [], [], [], []
     for start in range(0, len(video), batch_size):
         original = video[start : start + batch_size]
-        sample = vae.decode(vae.encode(original.to(vae.device, vae.dtype)).latents).sample.float().cpu()
+        latents = vae.encode(original.to(vae.device, vae.dtype), return_dict=False)[0]
+        sample = torch.cat(list(vae.decode_stream(latents)), dim=2).float().cpu()
         sample, original = ((part + 1).mul(127.5).round().clamp(0, 255) for part in (sample, original))
         psnr.append(peak_signal_to_noise(sample, original))
         ssim.append(structural_similarity(sample, original))

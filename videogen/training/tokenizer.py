@@ -121,6 +121,8 @@ class TokenizerTrainConfig(_Section):
         group_size, reuse, pool_groups: clips per group; steps until the next new group; groups a batch is drawn from.
         compile: torch.compile the one-shot forward.
         statistics_clips: clips over which latent means and deviations are taken at the end.
+        freeze_encoder: improve the decoder alone (with `--init-from`): latents, their statistics and every generator trained
+            on them stay valid.
     """
 
     task: Literal["tokenizer"] = "tokenizer"
@@ -146,6 +148,7 @@ class TokenizerTrainConfig(_Section):
     ema_decay: float = Field(0.9995, ge=0, lt=1)
     precision: Literal["bf16", "fp32"] = "bf16"
     compile: bool = False
+    freeze_encoder: bool = False
     device: str = "auto"
     log_every: int = Field(20, ge=1)
     validate_every: int = Field(200, ge=1)
@@ -413,8 +416,11 @@ class ConvolutionMuon(Muon):
 
 def make_optimizers(model: CausalVideoAutoencoder, config: TokenizerTrainConfig) -> list[torch.optim.Optimizer]:
     ends = ("encoder.conv_in", "decoder.conv_out")
-    hidden, rest = [], []
+    hidden: list[Tensor] = []
+    rest: list[Tensor] = []
     for name, param in model.named_parameters():
+        if not param.requires_grad:
+            continue
         matrix = config.optimizer == "muon" and param.ndim == 5 and not name.startswith(ends)
         (hidden if matrix else rest).append(param)
     adamw = torch.optim.AdamW(rest, lr=1.0, betas=(0.9, 0.95), weight_decay=config.weight_decay)
@@ -456,10 +462,13 @@ def train_tokenizer(
         The last validation's numbers.
 
     Raises:
-        ValueError: nothing to resume from, both kinds of start asked for, or a decay longer than the run.
+        ValueError: nothing to resume from, both kinds of start asked for, a frozen encoder without weights, or a decay
+            longer than the run.
     """
     if resume and init_from:
         raise ValueError("`resume` and `init_from` exclude each other; `init_from` starts a fresh optimiser.")
+    if config.freeze_encoder and not (init_from or resume):
+        raise ValueError("`freeze_encoder` needs trained weights; give `init_from`.")
     if decay_minutes and (max_minutes is None or decay_minutes > max_minutes):
         raise ValueError(f"`decay_minutes` must be at most `max_minutes`, got {decay_minutes} and {max_minutes}.")
     started = time.monotonic()
@@ -474,6 +483,7 @@ def train_tokenizer(
     torch.manual_seed(config.seed)
     model = CausalVideoAutoencoder(**config.model) if init_from is None else load_tokenizer(init_from)
     model.to(device).train()
+    model.encoder.requires_grad_(not config.freeze_encoder)
     optimizers = make_optimizers(model, config)
     ema = ExponentialMovingAverage(model, config.ema_decay)
     step = 0
@@ -496,7 +506,8 @@ def train_tokenizer(
     bf16 = config.precision == "bf16"
     metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
     scores: dict[str, float] = {}
-    clips, mark, sums = 0, time.monotonic(), {}
+    clips, mark = 0, time.monotonic()
+    sums: dict[str, float] = {}
     stop = False
     while not stop:
         minutes = (time.monotonic() - started) / 60
@@ -515,10 +526,10 @@ def train_tokenizer(
             sample, latents = forward(video, config.loss.noise, noise)
         parts = reconstruction_loss(sample, video, weight, config.loss.mse_weight, config.loss.band_weight)
         loss = parts.pop("total")
-        if config.loss.penalty_weight > 0:
+        if config.loss.penalty_weight > 0 and not config.freeze_encoder:
             parts["penalty"] = latent_penalty(latents)
             loss = loss + config.loss.penalty_weight * parts["penalty"]
-        if config.loss.smoothness_weight > 0:
+        if config.loss.smoothness_weight > 0 and not config.freeze_encoder:
             parts["smoothness"] = smoothness_penalty(latents)
             loss = loss + config.loss.smoothness_weight * parts["smoothness"]
         loss.backward()
@@ -569,7 +580,8 @@ def train_tokenizer(
 
     if processes.is_main_process:
         with ema.applied():
-            measure_statistics(model, config, device)
+            if not config.freeze_encoder:
+                measure_statistics(model, config, device)
             model.save_pretrained(folder / "vae")
     processes.wait_for_everyone()
     return scores
@@ -588,6 +600,9 @@ def average_gradients(processes: PartialState, model: torch.nn.Module) -> None:
     """Data parallelism in one call: the mean of all processes' gradients, everywhere."""
     if processes.num_processes == 1:
         return
+    for param in model.parameters():  # every process must send the same number of values
+        if param.requires_grad and param.grad is None:
+            param.grad = torch.zeros_like(param)
     grads = [param.grad for param in model.parameters() if param.grad is not None]
     flat = torch._utils._flatten_dense_tensors(grads)
     dist.all_reduce(flat)
@@ -606,7 +621,7 @@ def load_tokenizer(path: str | Path) -> CausalVideoAutoencoder:
 def validation_clips(config: TokenizerTrainConfig) -> dict[str, Tensor]:
     """Fixed clips per kind of source, outside of what training draws."""
     size = (config.num_frames, config.height, config.width)
-    clips = {}
+    clips: dict[str, Tensor] = {}
     for source in config.sources:
         if source.kind not in clips:
             named = source.model_copy(update={"unnamed_share": 0.0})
