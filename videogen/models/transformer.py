@@ -87,8 +87,8 @@ class LinearMixer(nn.Module):
             value.float(),
             gate=torch.sigmoid(self.to_beta(x).float()),
             # Kept off 0, so that the denominator cannot vanish.
-            query_den=query.clamp_min(0.01),
-            key_den=key.clamp_min(0.01),
+            query_den=F.relu(query) + 0.01,
+            key_den=F.relu(key) + 0.01,
         )
         n, h, w = grid
         frames = rearrange(value, "b (n h w) a k -> (b n) (a k) h w", n=n, h=h, w=w)
