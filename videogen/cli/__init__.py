@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "vocabulary": ("videogen.cli.vocabulary", "List the words that the shipped model knows."),
     "stage": ("videogen.cli.stage", "Look at the world that the model learns."),
     "train": ("videogen.cli.train", "Train a model from a configuration."),
+    "publish": ("videogen.cli.publish", "Make a model folder of a trained run."),
     "evaluate": ("videogen.cli.evaluate", "Measure a model."),
 }
 """Command -> (module, one line of help). The module holds either `app`, a typer group, or a function of the command's name."""

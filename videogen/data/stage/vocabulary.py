@@ -126,6 +126,8 @@ class Vocabulary:
     sizes: tuple[tuple[int, int], ...] = field(default=((96, 96),))  # (width, height) in pixels
     num_frames: tuple[int, ...] = (17,)
     fps: tuple[int, ...] = (12,)
+    num_inference_steps: int = 20  # what a model that was trained on this samples with by default
+    guidance_scale: float = 3.0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready dictionary, as shipped in `vocabulary.json` beside the weights."""

@@ -1,0 +1,23 @@
+"""`videogen publish`: a trained run becomes a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def publish(
+    weights: Annotated[Path, typer.Argument(help="Exported weights of a run: RUN/weights.")],
+    tokenizer: Annotated[Path, typer.Option(help="The video tokenizer that the run was trained with: RUN/vae.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Model folder to write, for `generate --model`.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Default number of denoising steps of this model.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(min=1.0, help="Default guidance of this model.")] = None,
+) -> None:
+    """Put a run's weights and a video tokenizer together into one model folder."""
+    from videogen.training.publish import publish as write
+
+    sampling = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
+    folder = write(weights, tokenizer, output, {key: value for key, value in sampling.items() if value is not None})
+    typer.echo(f"wrote {folder}")

@@ -1,0 +1,65 @@
+"""A run's weights and a video tokenizer, put together into the one folder that pipelines load."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from videogen.training.export import SHARD_SIZE, to_storage_dtype
+
+
+def publish(
+    weights: str | Path, tokenizer: str | Path, output: str | Path, sampling: dict[str, Any] | None = None
+) -> Path:
+    """Writes a model folder: `model_index.json`, the five components, `vocabulary.json` and `training.json`.
+
+    Weights are stored in bfloat16, routers and biases in float32. The folder appears whole or not at all.
+
+    Args:
+        weights: Exported weights of a run (`RUN/weights`).
+        tokenizer: Folder of the trained video tokenizer (`RUN/vae`), the one whose latents the run was trained on.
+        output: Folder to write; an older model there is replaced.
+        sampling: Entries for `vocabulary.json` that set the pipelines' defaults: `num_inference_steps`, `guidance_scale`.
+
+    Raises:
+        ValueError: If an input folder is not what it should be, or the two do not fit.
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    from tokenizer3d.autoencoder import CausalVideoAutoencoder
+    from videogen.models.text_encoder import TextEncoder
+    from videogen.models.text_tokenizer import BytePairTokenizer
+    from videogen.models.transformer import VideoTransformer
+    from videogen_pipelines import TextToVideoPipeline
+
+    weights, tokenizer, output = Path(weights), Path(tokenizer), Path(output)
+    for name, folder in (("weights", weights / "transformer"), ("tokenizer", tokenizer)):
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"`{name}` must be a folder of exported weights, {str(folder)!r} has no config.json.")
+    summary = json.loads((weights / "training.json").read_text(encoding="utf-8"))
+    vae = CausalVideoAutoencoder.from_pretrained(str(tokenizer))
+    transformer = VideoTransformer.from_pretrained(str(weights / "transformer"))
+    if vae.config.latent_channels != transformer.config.latent_channels:
+        raise ValueError(
+            f"`tokenizer` must make the latents that the run was trained on, got {vae.config.latent_channels} channels "
+            f"instead of {transformer.config.latent_channels}; name the tokenizer of the run's `config.yaml`."
+        )
+    pipe = TextToVideoPipeline(
+        vae=to_storage_dtype(vae),
+        transformer=transformer,
+        text_encoder=TextEncoder.from_pretrained(str(weights / "text_encoder")),
+        tokenizer=BytePairTokenizer.from_pretrained(str(weights / "tokenizer")),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=summary["config"]["flow"]["shift"]),
+    )
+    pipe.vocabulary = {**json.loads((weights / "vocabulary.json").read_text(encoding="utf-8")), **(sampling or {})}
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    pipe.save_pretrained(temporary, max_shard_size=SHARD_SIZE)
+    shutil.copy(weights / "training.json", temporary / "training.json")
+    shutil.rmtree(output, ignore_errors=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(temporary, output)
+    return output
