@@ -21,6 +21,7 @@ _WINDOW = 4  # frames between new corners
 _UP = 2  # corners are followed in enlarged frames
 _FINE = 0.003  # screen units a step: error of a track's mean shift
 _COMPONENT = 0.25  # what a further component must gain, in squared `_FINE` a track
+_EXCESS = np.array([0.4, 0.1, 0.4, 0.4, 0.4, 0.4])  # price of rates beyond any command's; tracking shots truck fast
 _SHAKE = 1.0
 _TOLERANCE = 0.008  # screen units a step: what a track may deviate
 
@@ -78,10 +79,13 @@ class CameraMotion:
             time=np.stack([step[chosen] - start, stop - step[chosen]], 1),
             window=np.unique(window, return_inverse=True)[1] if shaking else None,
         )
+        speeds = np.array([CAMERA_SPEED[name] for name in COMPONENTS]) / self.fps
         fits = {kept: data.fit(kept) for size in (0, 1, 2) for kept in combinations(range(6), size)}
 
         def price(kept: tuple[int, ...]) -> float:
-            return fits[kept][0] * 1.1 ** len(kept) + _COMPONENT * len(kept)
+            cost, found = fits[kept]
+            excess = np.maximum(np.abs(found / speeds) - 1.7, 0) * _EXCESS
+            return cost * 1.1 ** len(kept) + _COMPONENT * len(kept) + float(excess.sum())
 
         best = min(fits, key=price)
         while len(best) in (2, 3):  # three at once are rare: grow the best pair
@@ -98,7 +102,6 @@ class CameraMotion:
             turns = {COMPONENTS[c]: float(drift[c]) for c in (0, 2) if abs(drift[c]) > 0.65}
         else:
             turns = {}
-        speeds = np.array([CAMERA_SPEED[name] for name in COMPONENTS]) / self.fps
         return {**turns, **{COMPONENTS[c]: float(rates[c] / speeds[c]) for c in best}}
 
 
@@ -267,8 +270,8 @@ def _tracks(frames: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _contrast(frame: np.ndarray) -> np.ndarray:
     """Grey values with the contrast of dark parts raised, so that night scenes can be followed too."""
     gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    level = np.log(gray + 12)
-    return np.clip((level - np.log(12)) / (np.log(267) - np.log(12)) * 255, 0, 255).astype(np.uint8)
+    level = np.log(cv2.GaussianBlur(gray, (0, 0), 0.8) + 20)
+    return np.clip((level - np.log(20)) / (np.log(275) - np.log(20)) * 255, 0, 255).astype(np.uint8)
 
 
 def _flow(before: np.ndarray, after: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,0 +1,518 @@
+"""Measures a model on Stage: sample, encode, decode, check, count.
+
+The prompts are fixed: `videogen/assets/stage/prompts_{dev,test}.jsonl`, made once by `build_prompts` and hashed into every report. For each rung
+they hold four kinds, interleaved so that any first N are balanced: `seen` (pairs of attributes that training shows), `pairs` (at least one pair
+that it never shows), `words` (only synonyms and word orders that it never shows) and `strangers` (a picture of an actor that it never shows).
+
+The unit is the prompt: with one clip each the interval is Wilson's, with several it is a bootstrap over prompts. A clip that cannot be made or
+read is wrong in everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import multiprocessing
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from videogen.data.files import atomic_path
+from videogen.data.stage import captions
+from videogen.data.stage.actors import ASSETS, strangers
+from videogen.data.stage.captions import caption
+from videogen.data.stage.render import render
+from videogen.data.stage.vocabulary import LIGHTS, ActorSpec, ClipSpec, Vocabulary, attributes, rungs, sample_spec
+from videogen.data.video import read_video, write_video
+from videogen.evaluation.stage import check
+
+ATTRIBUTES = ("actor", "scene", "light", "motion", "speed", "camera", "count", "relation", "event", "identity", "all")
+KINDS = ("seen", "pairs", "words", "strangers")
+PROMPTS_PER_RUNG = 350
+_CYCLE = ("seen", "seen", "pairs", "seen", "words", "seen", "strangers")
+Source = Literal["model", "renders", "tokenizer"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One line of a prompt list. `asked` is what the prompt names; `reference` draws the picture of a stranger."""
+
+    id: str
+    rung: str
+    kind: str
+    language: str
+    prompt: str
+    asked: dict[str, Any]
+    spec: str
+    reference: str | None = None
+
+
+def prompt_file(split: str) -> Path:
+    """The committed list of a split, "dev" or "test"."""
+    if split not in ("dev", "test"):
+        raise ValueError(f"`split` must be 'dev' or 'test', got {split!r}.")
+    return ASSETS / f"prompts_{split}.jsonl"
+
+
+def load_prompts(split: str, rung: str, num_prompts: int | None = None) -> list[Prompt]:
+    """The first prompts of a rung.
+
+    Raises:
+        ValueError: Unknown split or rung, or more prompts than there are.
+    """
+    lines = prompt_file(split).read_text(encoding="utf-8").splitlines()
+    prompts = [prompt for prompt in (Prompt(**json.loads(line)) for line in lines) if prompt.rung == rung]
+    if not prompts:
+        raise ValueError(f"`rung` must be one of {', '.join(rungs())}, got {rung!r}.")
+    if num_prompts is not None and not 1 <= num_prompts <= len(prompts):
+        raise ValueError(f"`num_prompts` must be between 1 and {len(prompts)}, got {num_prompts}.")
+    return prompts[:num_prompts]
+
+
+def suite_hash(split: str) -> str:
+    """First 16 hexadecimal digits of the list's SHA-256."""
+    return hashlib.sha256(prompt_file(split).read_bytes()).hexdigest()[:16]
+
+
+def build_prompts(split: str) -> list[Prompt]:
+    """Makes a list anew; the committed files are its result and stay as they are."""
+    from videogen.training.batches import name_the_subject
+
+    prompts = []
+    for rung, vocabulary in rungs().items():
+        generator = random.Random(f"stage-prompts:{split}:{rung}")
+        for index in range(PROMPTS_PER_RUNG):
+            kind = _CYCLE[index % len(_CYCLE)]
+            spec = sample_spec(generator, vocabulary, split="heldout" if kind == "pairs" else "train")
+            reference = None
+            if kind == "strangers":
+                spec = replace(
+                    spec, actors=(replace(spec.actors[0], name=generator.choice(strangers())),), relation=None
+                )
+                spec = replace(spec, event=None if spec.event == "enters" else spec.event)
+                others = [scene for scene in vocabulary.scenes if scene != spec.scene]
+                reference = ClipSpec(
+                    (ActorSpec(spec.actors[0].name),),
+                    generator.choice(others),
+                    generator.choice(LIGHTS),
+                    seed=generator.randrange(2**31),
+                ).to_json()
+            language: Literal["en", "zh"] = "zh" if generator.random() < 0.3 else "en"
+            style: Literal["words", "bracket"] = "bracket" if generator.random() < 0.5 else "words"
+            text = caption(spec, generator, language, style, held_out=kind == "words")
+            asked = attributes(spec)
+            if not _mentions_light(text, spec.light) and spec.event != "night falls":
+                del asked["light"]
+            if kind == "strangers":
+                text = name_the_subject(text, spec.actors[0].name, language)
+                asked["identity"] = asked.pop("actor")
+            prompts.append(
+                Prompt(f"{split}-{rung}-{index:03d}", rung, kind, language, text, asked, spec.to_json(), reference)
+            )
+    return prompts
+
+
+def _mentions_light(text: str, light: str) -> bool:
+    words = [word for table in (captions._LIGHTS_EN, captions._LIGHTS_ZH) for group in table[light] for word in group]
+    return any(word in text for word in words)
+
+
+def write_prompts(split: str) -> Path:
+    """Writes the list of a split; only for a new version of the suite."""
+    path = prompt_file(split)
+    lines = [json.dumps(asdict(prompt), ensure_ascii=False) for prompt in build_prompts(split)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def clip_seed(prompt: Prompt, index: int) -> int:
+    """The seed of a prompt's clip: adding prompts changes nothing for the others."""
+    digest = hashlib.sha256(f"{prompt.id}:{index}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteSettings:
+    """What a run is; a folder of results belongs to one of these.
+
+    Attributes:
+        split: "dev" or "test".
+        rung: Which vocabulary's prompts.
+        num_prompts: The first so many; `None` = all.
+        seeds: Clips per prompt.
+        source: "model"; "renders" checks the checkers on true clips, "tokenizer" on reconstructions of these.
+        model: Folder of weights; "" = the shipped ones.
+        num_inference_steps: `None` = the model's own.
+        guidance_scale: `None` = the model's own.
+        batch_size: Clips per forward pass.
+        kinds: Which of `KINDS`.
+    """
+
+    split: str = "dev"
+    rung: str = "rung1"
+    num_prompts: int | None = None
+    seeds: int = 2
+    source: Source = "model"
+    model: str = ""
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    batch_size: int = 8
+    kinds: tuple[str, ...] = KINDS
+
+
+def run_suite(
+    settings: SuiteSettings,
+    folder: str | Path,
+    workers: int = 1,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Makes and judges all clips that `folder` does not hold yet, and summarises.
+
+    Args:
+        settings: What to measure.
+        folder: Gets `clips/*.mp4` and `results-*.jsonl`; an interrupted run goes on where it stopped.
+        workers: Processes.
+        report: Called with the number of judged clips and their total.
+
+    Returns:
+        See `summarise`; with `about`: the settings and the hash of the prompts.
+
+    Raises:
+        ValueError: The folder belongs to another run, or a setting is out of range.
+    """
+    if settings.seeds < 1 or workers < 1 or settings.batch_size < 1:
+        raise ValueError("`seeds`, `workers` and `batch_size` must be at least 1.")
+    folder = Path(folder)
+    prompts = [p for p in load_prompts(settings.split, settings.rung, settings.num_prompts) if p.kind in settings.kinds]
+    about = {"suite": suite_hash(settings.split), "weights": _weights_hash(settings), **asdict(settings)}
+    about = json.loads(json.dumps(about))
+    _claim(folder, about)
+    jobs = [(prompt, index) for index in range(settings.seeds) for prompt in prompts]
+    done = load_results(folder)
+    todo = [(prompt, index) for prompt, index in jobs if f"{prompt.id}-{index}" not in done]
+    report(len(jobs) - len(todo), len(jobs))
+    if todo:
+        context = multiprocessing.get_context("spawn")
+        threads = max(1, torch.get_num_threads() // workers)
+        queue = context.Queue()
+        if workers == 1:
+            _work(
+                settings, folder, todo, 0, torch.get_num_threads(), _Reporter(report, len(jobs) - len(todo), len(jobs))
+            )
+        else:
+            parts = [todo[k::workers] for k in range(workers)]
+            processes = [
+                context.Process(target=_work, args=(settings, folder, part, k, threads, queue), daemon=True)
+                for k, part in enumerate(parts)
+                if part
+            ]
+            for process in processes:
+                process.start()
+            left, finished = len(todo), len(jobs) - len(todo)
+            while left:
+                try:
+                    queue.get(timeout=5)
+                except Exception:  # queue.Empty of whichever context
+                    if all(not process.is_alive() for process in processes):
+                        break
+                    continue
+                left, finished = left - 1, finished + 1
+                report(finished, len(jobs))
+            for process in processes:
+                process.join()
+            if any(process.exitcode for process in processes):
+                raise RuntimeError("a worker failed; its message is above. Start again to go on where it stopped.")
+    results = load_results(folder)
+    chosen = [results[f"{prompt.id}-{index}"] for prompt, index in jobs if f"{prompt.id}-{index}" in results]
+    return {**summarise(chosen), "about": about}
+
+
+class _Reporter:
+    """Stands in for the queue when everything runs in one process."""
+
+    def __init__(self, report: Callable[[int, int], None], done: int, total: int) -> None:
+        self.report, self.done, self.total = report, done, total
+
+    def put(self, _: Any) -> None:
+        self.done += 1
+        self.report(self.done, self.total)
+
+
+def _claim(folder: Path, about: dict[str, Any]) -> None:
+    (folder / "clips").mkdir(parents=True, exist_ok=True)
+    path = folder / "settings.json"
+    same = {key: value for key, value in about.items() if key not in ("num_prompts", "seeds", "batch_size", "kinds")}
+    if path.is_file():
+        if json.loads(path.read_text(encoding="utf-8")) != same:
+            raise ValueError(
+                f"`folder` must be new or belong to the same run, got {folder}; choose another or delete it."
+            )
+    else:
+        path.write_text(json.dumps(same, indent=1) + "\n", encoding="utf-8")
+
+
+def _weights_hash(settings: SuiteSettings) -> str | None:
+    if settings.source == "renders":
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(_model_folder(settings).rglob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _model_folder(settings: SuiteSettings) -> Path:
+    return Path(settings.model) if settings.model else ASSETS.parent / "weights" / "tiny"
+
+
+def load_results(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """All judged clips of a folder by clip name; a line cut off by an interruption is left out."""
+    results = {}
+    for path in sorted(Path(folder).glob("results-*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                result = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            results[result["clip"]] = result
+    return results
+
+
+def _work(
+    settings: SuiteSettings, folder: Path, jobs: list[tuple[Prompt, int]], worker: int, threads: int, queue: Any
+) -> None:
+    torch.set_num_threads(threads)
+    make = _clip_maker(settings)
+    vocabulary = rungs()[settings.rung]
+    path = folder / f"results-{worker}.jsonl"
+    if path.is_file() and not path.read_bytes().endswith(b"\n"):
+        path.write_bytes(path.read_bytes() + b"\n")
+    subjects = [job for job in jobs if job[0].reference is not None]
+    texts = [job for job in jobs if job[0].reference is None]
+    with path.open("a", encoding="utf-8") as file:
+        for group in (texts, subjects):
+            for start in range(0, len(group), settings.batch_size):
+                batch = group[start : start + settings.batch_size]
+                for (prompt, index), (frames, fps) in zip(batch, make(batch), strict=True):
+                    name = f"{prompt.id}-{index}"
+                    clip = folder / "clips" / f"{name}.mp4"
+                    write_video(clip, frames, fps)
+                    file.write(json.dumps(judge(prompt, clip, name, index, vocabulary), ensure_ascii=False) + "\n")
+                    file.flush()
+                    queue.put(name)
+
+
+def judge(prompt: Prompt, clip: Path, name: str, index: int, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Decodes a clip and checks it against its prompt."""
+    try:
+        video = read_video(clip)
+        verdicts = check(video.frames, video.fps, prompt.asked, vocabulary)
+        right = {key: verdict.right for key, verdict in verdicts.items()}
+        seen = {key: verdict.seen for key, verdict in verdicts.items()}
+    except ValueError:
+        names = [key for key in prompt.asked if key in ATTRIBUTES]
+        right, seen = dict.fromkeys(names, False), dict.fromkeys(names)
+    result = {"clip": name, "prompt": prompt.id, "kind": prompt.kind, "seed": index, "right": right, "seen": seen}
+    return {
+        **result,
+        "asked": {key: value for key, value in prompt.asked.items() if key in right or key == "second_actor"},
+    }
+
+
+def _clip_maker(settings: SuiteSettings) -> Callable[[Sequence[tuple[Prompt, int]]], list[tuple[np.ndarray, float]]]:
+    """A function from jobs to frames (uint8 [F, H, W, 3]) and their rate."""
+    if settings.source == "renders":
+        return lambda jobs: [(_pixels(_true_clip(prompt, index)), 12.0) for prompt, index in jobs]
+    if settings.source == "tokenizer":
+        from tokenizer3d import CausalVideoAutoencoder
+
+        vae = CausalVideoAutoencoder.from_pretrained(_model_folder(settings) / "vae").eval()
+
+        @torch.no_grad()
+        def reconstruct(jobs: Sequence[tuple[Prompt, int]]) -> list[tuple[np.ndarray, float]]:
+            video = torch.cat([_true_clip(prompt, index) for prompt, index in jobs])
+            decoded = vae.decode(vae.encode(video).latents).sample.float()
+            return [(_pixels(clip[None]), 12.0) for clip in decoded]
+
+        return reconstruct
+    from videogen_pipelines import SubjectToVideoPipeline, TextToVideoPipeline
+
+    pipe = (
+        TextToVideoPipeline.from_pretrained(settings.model) if settings.model else TextToVideoPipeline.from_pretrained()
+    )
+    pipe.set_progress_bar_config(disable=True)
+    subject_pipe = SubjectToVideoPipeline.from_pipe(pipe)
+    subject_pipe.set_progress_bar_config(disable=True)
+    options = {"num_inference_steps": settings.num_inference_steps, "guidance_scale": settings.guidance_scale}
+
+    def sample(jobs: Sequence[tuple[Prompt, int]]) -> list[tuple[np.ndarray, float]]:
+        generators = [torch.Generator().manual_seed(clip_seed(prompt, index)) for prompt, index in jobs]
+        if jobs[0][0].reference is None:
+            output = pipe([prompt.prompt for prompt, _ in jobs], generator=generators, batch_size=len(jobs), **options)
+            return [(frames, output.fps) for frames in output.uint8()]
+        made = []
+        for (prompt, _), generator in zip(jobs, generators, strict=True):
+            output = subject_pipe(prompt.prompt, _reference(prompt), generator=[generator], **options)
+            made.append((output.uint8()[0], output.fps))
+        return made
+
+    return sample
+
+
+def _true_clip(prompt: Prompt, index: int) -> torch.Tensor:
+    """A render of what the prompt asks for, [1, 3, F, H, W]; every seed another one."""
+    return render([replace(ClipSpec.from_json(prompt.spec), seed=clip_seed(prompt, index))])
+
+
+def _pixels(video: torch.Tensor) -> np.ndarray:
+    return video[0].add(1).mul(127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()
+
+
+def _reference(prompt: Prompt) -> Any:
+    from PIL import Image
+
+    assert prompt.reference is not None
+    return Image.fromarray(_pixels(render([ClipSpec.from_json(prompt.reference)], num_frames=1))[0])
+
+
+def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Accuracy with a 95 % interval of every attribute over the prompts in text (strangers count for `identity` only).
+
+    Returns:
+        One object per attribute with `accuracy`, `low`, `high`, `n` (clips); `kinds`: the same for each kind of prompt; `shuffled`: accuracy when every
+        clip is compared with another prompt; `undetermined`: share of verdicts that saw nothing clear.
+    """
+    texts = [result for result in results if result["kind"] != "strangers"]
+    table: dict[str, Any] = _table(texts)
+    subjects = [result for result in results if result["kind"] == "strangers"]
+    table.update({key: value for key, value in _table(subjects).items() if key == "identity"})
+    table["kinds"] = {
+        kind: _table(chosen) for kind in KINDS if (chosen := [result for result in results if result["kind"] == kind])
+    }
+    table["shuffled"] = _shuffled(texts)
+    seen: dict[str, list[bool]] = {}
+    for result in results:
+        for key, value in result["seen"].items():
+            seen.setdefault(key, []).append(value is None)
+    table["undetermined"] = {key: round(float(np.mean(values)), 4) for key, values in seen.items()}
+    return table
+
+
+def _table(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    by_attribute: dict[str, dict[str, list[bool]]] = {}
+    for result in results:
+        everything = {**result["right"], "all": all(result["right"].values())}
+        for key, right in everything.items():
+            by_attribute.setdefault(key, {}).setdefault(result["prompt"], []).append(bool(right))
+    return {key: _interval(list(by_attribute[key].values())) for key in ATTRIBUTES if key in by_attribute}
+
+
+def _interval(prompts: list[list[bool]]) -> dict[str, Any]:
+    flat = [right for clips in prompts for right in clips]
+    accuracy = sum(flat) / len(flat)
+    if all(len(clips) == 1 for clips in prompts):
+        low, high = wilson(sum(flat), len(flat))
+    else:
+        low, high = _bootstrap(prompts)
+    return {"accuracy": round(accuracy, 4), "low": round(low, 4), "high": round(high, 4), "n": len(flat)}
+
+
+def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's score interval of a proportion."""
+    share = right / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _bootstrap(prompts: list[list[bool]], samples: int = 10_000) -> tuple[float, float]:
+    """Percentile interval over resampled prompts; at 0 or 100 % Wilson's over prompts, which does not collapse to a point."""
+    right = np.array([sum(clips) for clips in prompts])
+    total = np.array([len(clips) for clips in prompts])
+    if right.sum() in (0, total.sum()):
+        return wilson(len(prompts) if right.sum() else 0, len(prompts))
+    drawn = np.random.default_rng(0).integers(len(prompts), size=(samples, len(prompts)))
+    means = right[drawn].sum(1) / total[drawn].sum(1)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _shuffled(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The floor: each clip's sights compared with what another prompt asked for."""
+    order = list(range(len(results)))
+    random.Random(0).shuffle(order)
+    hits: dict[str, list[bool]] = {}
+    for index, other in zip(order, order[1:] + order[:1], strict=True):
+        seen, asked = results[index]["seen"], results[other]["asked"]
+        rights = []
+        for key, wish in asked.items():
+            if key not in ATTRIBUTES or key not in seen:
+                continue
+            right = _agrees(key, seen[key], wish, asked)
+            hits.setdefault(key, []).append(right)
+            rights.append(right)
+        hits.setdefault("all", []).append(all(rights))
+    return {key: round(float(np.mean(values)), 4) for key, values in hits.items()}
+
+
+def _agrees(key: str, seen: Any, wish: Any, asked: Mapping[str, Any]) -> bool:
+    if seen is None:
+        return False
+    if key == "actor":
+        return {wish, asked.get("second_actor", wish)} <= set(seen)
+    if key == "camera":
+        return [sorted(set(group) - {"Static shot"}) for group in wish] == [sorted(group) for group in seen]
+    return bool(seen == wish)
+
+
+def rung_of(model: str = "") -> str:
+    """The highest rung whose vocabulary a model covers, read from its `vocabulary.json`; "rung1" without one."""
+    path = _model_folder(SuiteSettings(model=model)) / "vocabulary.json"
+    if not path.is_file():
+        return "rung1"
+    known = json.loads(path.read_text(encoding="utf-8"))
+    covered = [
+        name
+        for name, vocabulary in rungs().items()
+        if all(
+            set(getattr(vocabulary, field)) <= set(known.get(field, ()))
+            for field in ("actors", "scenes", "motions", "cameras")
+        )
+    ]
+    return covered[-1] if covered else "rung1"
+
+
+def write_json(path: str | Path, summary: Mapping[str, Any]) -> None:
+    """Writes a summary, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def format_table(summary: Mapping[str, Any], **columns: Mapping[str, Any]) -> str:
+    """A plain text table; further summaries (ceilings) stand beside it, by title."""
+    titles = ["attribute", "right", "95 % interval", "n", "shuffled", *columns]
+    rows = []
+    for key in ATTRIBUTES:
+        if key in summary:
+            cell = summary[key]
+            rows.append(
+                [
+                    key,
+                    f"{100 * cell['accuracy']:.1f} %",
+                    f"{100 * cell['low']:.1f} .. {100 * cell['high']:.1f}",
+                    str(cell["n"]),
+                    f"{100 * summary['shuffled'][key]:.1f} %" if key in summary["shuffled"] else "",
+                    *(f"{100 * other[key]['accuracy']:.1f} %" if key in other else "" for other in columns.values()),
+                ]
+            )
+    widths = [max(len(row[k]) for row in [titles, *rows]) for k in range(len(titles))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [titles, *rows]
+    ]
+    return "\n".join(lines)
