@@ -178,14 +178,21 @@ def _plane_matrix(camera: dict[str, np.ndarray], depth: float) -> np.ndarray:
 
 
 @lru_cache(maxsize=512)
-def _sprite(name: str) -> Tensor:
+def _sprite(name: str, height: int) -> Tensor:
     sprite = torch.from_numpy(np.array(load_sprite(name))).float().div_(255)  # [T, H, W, 4]
     sprite[..., :3] *= sprite[..., 3:]
-    return sprite.permute(0, 3, 1, 2).contiguous()
+    return _filtered(sprite.permute(0, 3, 1, 2).contiguous(), height)
+
+
+def _filtered(sprite: Tensor, height: int) -> Tensor:
+    """A sprite no finer than it is shown: half the frame's height. Sampling a finer one would alias, and shimmer in motion."""
+    size = height // 2
+    return F.interpolate(sprite, size=(size, size), mode="area") if sprite.shape[-1] > size else sprite
 
 
 def _texels(height: int) -> int:
-    return 64 if height <= 128 else 64 * math.ceil(height / 128)
+    """Texels per screen unit: one per pixel at rest, for the same reason."""
+    return max(16, height // 2)
 
 
 @lru_cache(maxsize=256)
@@ -257,7 +264,8 @@ def _render_one(
         local_y = ((plane_y - y[:, None]) / size[:, None])[:, :, None]
         cos, sin = turn.cos()[:, None, None], turn.sin()[:, None, None]
         grid = torch.stack([cos * local_x + sin * local_y, cos * local_y - sin * local_x], -1)
-        texture = (sprites[index] if sprites is not None else _sprite(spec.actors[index].name)).to(device)
+        texture = _filtered(sprites[index], height) if sprites is not None else _sprite(spec.actors[index].name, height)
+        texture = texture.to(device)
         if texture.shape[0] == 1:
             picture = F.grid_sample(texture, grid.view(1, -1, width, 2), align_corners=False, padding_mode="zeros")
             picture = picture.view(4, num_frames, height, width).transpose(0, 1)
@@ -302,7 +310,7 @@ def render_with_truth(
     Args:
         specs: What to show; equal specifications give equal pixels.
         num_frames: Frames per clip; any number from 1.
-        height: Pixels; the scenery is painted finer above 128.
+        height: Pixels; scenery is painted as fine as it is shown.
         width: Pixels; up to twice the height.
         fps: Frames per second; speeds are per second, so this changes how far things move between frames.
         device: Where to render.

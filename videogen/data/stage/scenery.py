@@ -98,7 +98,7 @@ class _Canvas:
         )
         return np.interp(self.x, xs, ys).astype(np.float32)
 
-    def grain(self, amount: float, cell: float = 0.08) -> None:
+    def grain(self, amount: float, cell: float = 0.12) -> None:
         """Multiplies the colour by soft noise, so that motion can be seen and measured everywhere."""
         height, width = self.rgba.shape[:2]
         noise = np.zeros((height, width), np.float32)
@@ -408,14 +408,14 @@ _OWN_LIGHT = {"space", "sea floor"}  # these paint their far plane in its final 
 
 
 @lru_cache(maxsize=256)
-def paint_scene(scene: str, variant: int, light: str, texels_per_unit: int = 64) -> Planes:
+def paint_scene(scene: str, variant: int, light: str, texels_per_unit: int = 48) -> Planes:
     """Paints one scene.
 
     Args:
         scene: One of `videogen.data.stage.vocabulary.SCENES`.
         variant: 0 to `NUM_VARIANTS` - 1: another arrangement of the same kind of place; the same arrangement in every light.
         light: "day", "sunset" or "night".
-        texels_per_unit: Resolution; 64 serves frames of up to 128 pixels' height.
+        texels_per_unit: Resolution; half the frame's height in pixels paints one texel per pixel.
     """
     seed = list(_PAINTERS).index(scene) * 1000 + variant
     canvases = [_Canvas(texels_per_unit, np.random.default_rng([seed, plane])) for plane in range(3)]
@@ -429,7 +429,7 @@ def paint_scene(scene: str, variant: int, light: str, texels_per_unit: int = 64)
     for plane, canvas in enumerate(canvases):
         canvas.rng = np.random.default_rng([seed, 10 + plane])
         before = canvas.rgba.copy()
-        canvas.grain(0.045)
+        canvas.grain(0.03)
         canvas.tint(light)
         if plane == 0:
             canvas.rgba = before if scene in _OWN_LIGHT else np.where(land, canvas.rgba, before)
