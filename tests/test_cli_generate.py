@@ -18,7 +18,6 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
-from videogen_pipelines import TextToVideoPipeline
 
 from tokenizer3d.autoencoder import CausalVideoAutoencoder
 from videogen.cli import main
@@ -28,6 +27,7 @@ from videogen.models.text_encoder import TextEncoder
 from videogen.models.text_tokenizer import BytePairTokenizer
 from videogen.models.transformer import VideoTransformer
 from videogen.receipt import read_receipt
+from videogen_pipelines import TextToVideoPipeline
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from videogen_kernels.attention import attention, windowed_attention
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from videogen_kernels.linear_attention import (
     linear_attention,
     linear_attention_block_causal,

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+
 from videogen_kernels.modulated_norm import gated_residual, modulated_norm
 from videogen_kernels.rotary import gated_head_norm, head_norm, rotary
 

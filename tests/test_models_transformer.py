@@ -6,11 +6,11 @@ import pytest
 import torch
 import yaml
 from accelerate import init_empty_weights
-from videogen_kernels.modulated_norm import modulated_norm
 
 from videogen.models.embeddings import frame_visibility, rotary_tables
 from videogen.models.text_encoder import TextEncoder
 from videogen.models.transformer import VideoTransformer
+from videogen_kernels.modulated_norm import modulated_norm
 
 TINY = Path(__file__).parents[1] / "configs" / "models" / "tiny.yaml"
 SMALL = {

@@ -7,6 +7,12 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
+
+from tokenizer3d.autoencoder import CausalVideoAutoencoder
+from videogen.conditioning.camera import camera_vectors
+from videogen.models.text_encoder import TextEncoder
+from videogen.models.text_tokenizer import BytePairTokenizer
+from videogen.models.transformer import VideoTransformer
 from videogen_pipelines import (
     GenerationCancelled,
     ImageToVideoPipeline,
@@ -15,12 +21,6 @@ from videogen_pipelines import (
     VideoExtensionPipeline,
     base,
 )
-
-from tokenizer3d.autoencoder import CausalVideoAutoencoder
-from videogen.conditioning.camera import camera_vectors
-from videogen.models.text_encoder import TextEncoder
-from videogen.models.text_tokenizer import BytePairTokenizer
-from videogen.models.transformer import VideoTransformer
 
 PROMPT = "a fox jumps in the snow"
 QUICK = {"num_inference_steps": 2, "guidance_scale": 2.0}

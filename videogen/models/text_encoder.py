@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
-from videogen_kernels.attention import attention
-from videogen_kernels.rotary import head_norm, rotary
 
 from videogen.models.transformer import SwiGLU
+from videogen_kernels.attention import attention
+from videogen_kernels.rotary import head_norm, rotary
 
 
 class TextBlock(nn.Module):

@@ -25,13 +25,13 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 from einops import rearrange
 from torch import Tensor, nn
+
+from videogen.models.embeddings import FrameEmbedding, frame_visibility, rotary_tables
 from videogen_kernels import moe
 from videogen_kernels.attention import attention, windowed_attention
 from videogen_kernels.linear_attention import linear_attention
 from videogen_kernels.modulated_norm import gated_residual, modulated_norm
 from videogen_kernels.rotary import gated_head_norm, head_norm, rotary
-
-from videogen.models.embeddings import FrameEmbedding, frame_visibility, rotary_tables
 
 Mixer = Literal["linear", "softmax"]
 FeedForward = Literal["dense", "moe"]

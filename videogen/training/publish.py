@@ -28,12 +28,12 @@ def publish(
         ValueError: If an input folder is not what it should be, or the two do not fit.
     """
     from diffusers import FlowMatchEulerDiscreteScheduler
-    from videogen_pipelines import TextToVideoPipeline
 
     from tokenizer3d.autoencoder import CausalVideoAutoencoder
     from videogen.models.text_encoder import TextEncoder
     from videogen.models.text_tokenizer import BytePairTokenizer
     from videogen.models.transformer import VideoTransformer
+    from videogen_pipelines import TextToVideoPipeline
 
     weights, tokenizer, output = Path(weights), Path(tokenizer), Path(output)
     for name, folder in (("weights", weights / "transformer"), ("tokenizer", tokenizer)):

@@ -119,8 +119,8 @@ class _Canvas:
             (width, height),
             interpolation=cv2.INTER_AREA,
         )
-        small[..., :3] /= np.maximum(small[..., 3:], 1e-4)
-        return np.ascontiguousarray(small.transpose(2, 0, 1))
+        color = small[..., :3] / np.maximum(small[..., 3:], 1e-4)
+        return np.concatenate([color, small[..., 3:]], -1).transpose(2, 0, 1).astype(np.float32, order="C")
 
     def spread(self, count: int, margin: float = 0.15) -> np.ndarray:
         """Horizontal positions, spread evenly with jitter."""
@@ -424,7 +424,7 @@ def paint_scene(scene: str, variant: int, light: str, texels_per_unit: int = 48)
         _sky(far, light, 0.1)
         far.rng = np.random.default_rng([seed, 3])  # the sky draws differently in every light; the land must not
     sky = far.rgba.copy()
-    _PAINTERS[scene](*canvases, light)
+    _PAINTERS[scene](far, canvases[1], canvases[2], light)
     land = np.any(far.rgba != sky, axis=-1, keepdims=True)
     for plane, canvas in enumerate(canvases):
         canvas.rng = np.random.default_rng([seed, 10 + plane])
