@@ -72,7 +72,7 @@ class ActorBank:
         self.names = list(sprites)
         pictures, owners = [], []
         for index, sprite in enumerate(sprites.values()):
-            for frame in sprite[:: max(1, len(sprite) // 6)]:
+            for frame in sprite:
                 pictures.append(torch.from_numpy(np.array(frame)).float() / 255)
                 owners.append(index)
         rgba = torch.stack(pictures).permute(0, 3, 1, 2)
@@ -81,8 +81,8 @@ class ActorBank:
         premultiplied = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], 1)
         self.fine = _statistics(F.interpolate(premultiplied, (_GRID, _GRID), mode="area"))
         self.coarse = {d: _statistics(F.interpolate(premultiplied, (d, d), mode="area")) for d in _DIAMETERS}
-        # The coarse search takes every third picture of an animation.
-        self.first = torch.cat([templates[::3] for templates in self.templates_of])
+        # The coarse search takes every sixth picture of an animation.
+        self.first = torch.cat([templates[::6] for templates in self.templates_of])
 
     def search(self, frames: Tensor, templates: Tensor, diameters: Sequence[int] = _DIAMETERS) -> tuple[Tensor, Tensor]:
         """Best size of templates at every place of coarse frames.
@@ -139,7 +139,7 @@ class ActorBank:
         colour, alpha = self.fine.colour[templates].flatten(2), self.fine.alpha[templates].flatten(1)
         squares = values.square().sum(1)
         weight = inside @ alpha.T
-        cross = sum(values[:, c] @ colour[:, c].T for c in range(3))
+        cross = torch.stack([values[:, c] @ colour[:, c].T for c in range(3)]).sum(0)
         energy = inside @ (colour.square() / alpha[:, None].clamp(min=1e-3)).sum(1).T
         means = torch.stack([inside @ colour[:, c].T for c in range(3)], 1)
         around = values.sum(-1, keepdim=True)
@@ -272,7 +272,7 @@ def find_actors(
         if turning:
             followed = [_follow_turning(bank, lit, track) for track in followed]
         followed.sort(key=lambda track: -_quality(track))
-        track = _with_rivals(bank, video, followed[0])
+        track = _trimmed(_with_rivals(bank, video, followed[0]))
         if any(_same_place(track, other) for other in tracks):
             break
         tracks.append(track)
@@ -400,7 +400,8 @@ def _track(bank: ActorBank, name: int, poses: Tensor, score: Tensor) -> ActorTra
     values = np.where((score > -2).numpy()[:, None], poses.double().numpy(), np.nan)
     scores = np.where((score > -2).numpy(), score.double().numpy(), np.nan)
     nothing = np.full(len(scores), np.nan)
-    return ActorTrack(bank.names[name], *values.T, scores, nothing, nothing, "", nothing)
+    x, y, half, angle = values.T
+    return ActorTrack(bank.names[name], x, y, half, angle, scores, nothing, nothing, "", nothing)
 
 
 def _follow_turning(bank: ActorBank, lit: Tensor, track: ActorTrack) -> ActorTrack:
@@ -463,6 +464,17 @@ def _with_rivals(bank: ActorBank, video: Tensor, track: ActorTrack) -> ActorTrac
     return replace(
         track, score=score, gain=gain, evidence=evidence, rival=bank.names[rival], rival_score=others[:, rival]
     )
+
+
+def _trimmed(track: ActorTrack) -> ActorTrack:
+    """Without the frames before it comes in and after it goes out, where something else was followed."""
+    if not track.visible.any():
+        return track
+    good = np.flatnonzero(np.nan_to_num(track.score, nan=-1.0) > 0.55 * np.nanmax(track.score))
+    outside = np.ones(len(track.score), bool)
+    outside[good[0] : good[-1] + 1] = False
+    arrays = ("x", "y", "half", "angle", "score", "gain", "evidence", "rival_score")
+    return replace(track, **{name: np.where(outside, np.nan, getattr(track, name)) for name in arrays})
 
 
 def _blank(maps: Tensor, track: ActorTrack, frames: Sequence[int]) -> None:

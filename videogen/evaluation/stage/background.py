@@ -43,11 +43,23 @@ class CameraMotion:
     tracks: np.ndarray
     fps: float
 
-    def paths(self) -> dict[str, np.ndarray]:
-        """Positions of the components in screen units (log focal length), [F] each, as the renderer has them."""
+    def paths(self, num_segments: int | None = None) -> dict[str, np.ndarray]:
+        """Positions of the components in screen units (log focal length), [F] each, as the renderer has them.
+
+        With `num_segments` the camera is taken to move evenly in each of so many equal parts, unless it shakes.
+        """
+        rates, num_frames = self.rates, len(self.rates) + 1
+        if num_segments is not None and not self.shakes(0, num_frames - 1):
+            rates = np.zeros_like(self.rates)
+            segment = np.minimum(np.arange(num_frames) * num_segments // num_frames, num_segments - 1)
+            for index in range(num_segments):
+                frames = np.flatnonzero(segment == index)
+                start, stop = int(frames[0]), int(min(frames[-1] + 1, num_frames - 1))
+                for name, rate in self.explained(start, stop).items():
+                    rates[start:stop, COMPONENTS.index(name)] = rate
         found = {}
         for index, name in enumerate(COMPONENTS):
-            path = np.concatenate([[0.0], np.cumsum(self.rates[:, index])]) * CAMERA_SPEED[name] / self.fps
+            path = np.concatenate([[0.0], np.cumsum(rates[:, index])]) * CAMERA_SPEED[name] / self.fps
             found[name] = path - path.min() if name in ("push", "zoom") else path - (path.max() + path.min()) / 2
         return found
 
@@ -276,7 +288,7 @@ def _contrast(frame: np.ndarray) -> np.ndarray:
 
 def _flow(before: np.ndarray, after: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.01)
-    moved, found, error = cv2.calcOpticalFlowPyrLK(
+    moved, found, error = cv2.calcOpticalFlowPyrLK(  # type: ignore[call-overload]
         before, after, points.astype(np.float32)[:, None], None, winSize=(15, 15), maxLevel=2, criteria=criteria
     )
     return moved[:, 0], found[:, 0].astype(bool), error[:, 0]
@@ -328,5 +340,5 @@ def _solve(
         target = np.concatenate([shift[chosen, 0] * w, shift[chosen, 1] * w, np.zeros(2 * n + 4)])
         solution = np.linalg.lstsq(matrix, target, rcond=None)[0]
         rates[steps, 0], rates[steps, 2] = solution[0 : 2 * n : 2], solution[1 : 2 * n : 2]
-        rates[np.ix_(steps, [1, 3, 4, 5])] = solution[2 * n :]
+        rates[np.ix_(steps, np.array([1, 3, 4, 5]))] = solution[2 * n :]
     return rates

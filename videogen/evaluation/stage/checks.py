@@ -10,16 +10,17 @@ import numpy as np
 
 from videogen.data.stage.actors import strangers
 from videogen.data.stage.vocabulary import LIGHTS, Vocabulary
-from videogen.evaluation.stage.actors import ActorTrack, actor_bank, find_actors
+from videogen.evaluation.stage.actors import SECOND_HALF, ActorTrack, actor_bank, find_actors
 from videogen.evaluation.stage.background import CameraMotion, camera_motion
 from videogen.evaluation.stage.motion import Movement, movement
 from videogen.evaluation.stage.scenery import Scenery, recognise
 
 # Thresholds of recognition; blurred, noisy true renders clear them, half-transparent blends do not.
-_MEAN_SCORE, _LEAST_SCORE = 0.72, 0.5  # concordance over the clip, and of the second worst frame
+_MEAN_SCORE, _LEAST_SCORE = 0.76, 0.5  # concordance over the clip, and of the second worst frame
+_SCORE_AND_GAIN = 1.1  # mean concordance plus half the contrast: a ghost has little of both
 _MARGIN = 0.12  # before the next best actor
-_GAIN = (0.6, 1.6)  # contrast relative to the sprite
-_SECOND_SCORE, _SECOND_EVIDENCE = 0.8, 0.2
+_GAIN = (0.5, 1.6)  # contrast relative to the sprite
+_SECOND_SCORE, _SECOND_EVIDENCE = 0.8, 0.12
 _SCENE_DISTANCE, _SCENE_RATIO = 2.6, 0.8  # nearest scene's prototypes; relative to the next scene's
 _RATE = (0.4, 2.0)  # a camera command's speed relative to the standard one; less is no move
 _COMMANDS = {
@@ -71,12 +72,15 @@ def check(frames: np.ndarray, fps: float, asked: Mapping[str, Any], vocabulary: 
     first_look = recognise(frames, vocabulary.scenes)
     light = int(first_look.lights.mean(0).argmin())
     tracks = find_actors(frames, actor_bank(names), light, wanted, turning="spins" in vocabulary.motions)
-    tracks = [track for index, track in enumerate(tracks) if _recognised(track, second=index > 0)]
+    tracks = [
+        track for index, track in enumerate(tracks) if _recognised(track, index > 0, frames.shape[2] / frames.shape[1])
+    ]
     boxes = _boxes(tracks, len(frames))
     scenery = recognise(frames, vocabulary.scenes, _ignored(boxes, frames))
     camera = camera_motion(frames, fps, boxes)
     subject = next((track for track in tracks if track.name in wanted[:1]), tracks[0] if tracks else None)
-    moves = movement(subject, camera, fps) if subject is not None and camera is not None else None
+    num_segments = len(asked["camera"]) if asked.get("camera") else None
+    moves = movement(subject, camera, fps, num_segments) if subject is not None and camera is not None else None
 
     found = [track.name for track in tracks]
     verdicts = {}
@@ -107,18 +111,31 @@ def check(frames: np.ndarray, fps: float, asked: Mapping[str, Any], vocabulary: 
     return {name: verdict for name, verdict in verdicts.items() if name in asked}
 
 
-def _recognised(track: ActorTrack, second: bool) -> bool:
+def _recognised(track: ActorTrack, second: bool, aspect: float) -> bool:
     seen = track.visible
     if seen.sum() < (3 if second else 6):
         return False
     score, gain = np.sort(track.score[seen]), np.sort(track.gain[seen])
     if not score.mean() > (_SECOND_SCORE if second else _MEAN_SCORE) or score[1] < _LEAST_SCORE:
         return False
-    if not _GAIN[0] < gain[1] <= np.median(gain) < _GAIN[1]:
+    if not _GAIN[0] < np.median(gain) < _GAIN[1] or gain[1] < 0.75 * np.median(gain):
         return False
-    if second and np.mean(track.evidence[seen]) < _SECOND_EVIDENCE:
+    if score.mean() + np.median(gain) / 2 < _SCORE_AND_GAIN or _vanishes(track, aspect):
+        return False
+    if second and (np.mean(track.evidence[seen]) < _SECOND_EVIDENCE or np.median(track.half[seen]) < SECOND_HALF):
         return False
     return bool(score.mean() - np.nanmean(track.rival_score) > _MARGIN)
+
+
+def _vanishes(track: ActorTrack, aspect: float) -> bool:
+    """Whether it is gone between two frames although it was well inside the picture."""
+    seen = track.visible
+    for frame in np.flatnonzero(seen):
+        alone = (frame + 1 < len(seen) and not seen[frame + 1]) or (frame > 0 and not seen[frame - 1])
+        reach = 0.5 * track.half[frame]
+        if alone and abs(track.x[frame]) < aspect - reach and abs(track.y[frame]) < 1 - reach:
+            return True
+    return False
 
 
 def _boxes(tracks: list[ActorTrack], num_frames: int) -> np.ndarray:

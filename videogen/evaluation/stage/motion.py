@@ -36,13 +36,13 @@ class Movement:
         return ("slow", "normal", "fast")[int(np.searchsorted(_SPEED_LIMITS, self.rate))]
 
 
-def movement(track: ActorTrack, camera: CameraMotion, fps: float) -> Movement:
-    """The movement of an actor in its own plane."""
+def movement(track: ActorTrack, camera: CameraMotion, fps: float, num_segments: int | None = None) -> Movement:
+    """The movement of an actor in its own plane; `num_segments`: in how many equal parts the camera moves, if known."""
     seen = track.visible
     if seen.sum() < 6:
         return Movement(None, 0.0, 0.0, 0.0)
-    path = camera.paths()
-    near = (ACTOR - path["push"]) / ACTOR
+    path = camera.paths(num_segments)
+    near = np.maximum(ACTOR - path["push"], 0.4) / ACTOR
     scale = near / np.exp(path["zoom"])
     times = np.arange(len(seen)) / fps
     t = times[seen]
