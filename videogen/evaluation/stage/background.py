@@ -21,7 +21,7 @@ _WINDOW = 4  # frames between new corners
 _UP = 2  # corners are followed in enlarged frames
 _FINE = 0.003  # screen units a step: error of a track's mean shift
 _COMPONENT = 0.25  # what a further component must gain, in squared `_FINE` a track
-_EXCESS = np.array([0.4, 0.1, 0.4, 0.4, 0.4, 0.4])  # price of rates beyond any command's; tracking shots truck fast
+_EXCESS = 0.8  # price of rates beyond any command's (tracking shots are faster, and show clear parallax)
 _SHAKE = 1.0
 _TOLERANCE = 0.008  # screen units a step: what a track may deviate
 
@@ -96,7 +96,7 @@ class CameraMotion:
 
         def price(kept: tuple[int, ...]) -> float:
             cost, found = fits[kept]
-            excess = np.maximum(np.abs(found / speeds) - 1.7, 0) * _EXCESS
+            excess = np.maximum(np.abs(found / speeds) - 1.35, 0) * _EXCESS
             return cost * 1.1 ** len(kept) + _COMPONENT * len(kept) + float(excess.sum())
 
         best = min(fits, key=price)

@@ -116,15 +116,18 @@ def _recognised(track: ActorTrack, second: bool, aspect: float) -> bool:
     if seen.sum() < (3 if second else 6):
         return False
     score, gain = np.sort(track.score[seen]), np.sort(track.gain[seen])
-    if not score.mean() > (_SECOND_SCORE if second else _MEAN_SCORE) or score[1] < _LEAST_SCORE:
+    mean, contrast, evidence = score.mean(), np.median(gain), np.mean(track.evidence[seen])
+    margin = mean - np.nanmean(track.rival_score)
+    # Thin or finely patterned sprites match less well; they may, if nothing else comes near and they stand out.
+    clear = margin > 0.25 and evidence > (0.5 if second else 0.35) and contrast > 0.78
+    least = (0.74 if clear else _SECOND_SCORE) if second else (0.68 if clear else _MEAN_SCORE)
+    if mean < least or score[1] < _LEAST_SCORE or margin < _MARGIN:
         return False
-    if not _GAIN[0] < np.median(gain) < _GAIN[1] or gain[1] < 0.75 * np.median(gain):
+    if not _GAIN[0] < contrast < _GAIN[1] or gain[1] < 0.75 * contrast or mean + contrast / 2 < _SCORE_AND_GAIN:
         return False
-    if score.mean() + np.median(gain) / 2 < _SCORE_AND_GAIN or _vanishes(track, aspect):
+    if second and (evidence < _SECOND_EVIDENCE or np.median(track.half[seen]) < SECOND_HALF):
         return False
-    if second and (np.mean(track.evidence[seen]) < _SECOND_EVIDENCE or np.median(track.half[seen]) < SECOND_HALF):
-        return False
-    return bool(score.mean() - np.nanmean(track.rival_score) > _MARGIN)
+    return not _vanishes(track, aspect)
 
 
 def _vanishes(track: ActorTrack, aspect: float) -> bool:

@@ -1,0 +1,149 @@
+"""The pixel checkers of Stage: right on true renders, never fooled by what is not there."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from videogen.data.stage import ActorSpec, ClipSpec, attributes, render, rungs, sample_spec
+from videogen.evaluation.stage import check
+
+RUNG1 = rungs()["rung1"]
+BASE = ClipSpec((ActorSpec("fox", "moves left"),), "snow", "day", camera=(("Static shot",),), seed=5)
+
+
+def pixels(spec: ClipSpec) -> np.ndarray:
+    return render([spec])[0].add(1).mul(127.5).round().byte().permute(1, 2, 3, 0).numpy()
+
+
+def softened(frames: np.ndarray, sigma: float, noise: float, rng: np.random.Generator) -> np.ndarray:
+    blurred = [cv2.GaussianBlur(frame, (0, 0), sigma) + rng.normal(0, noise, frame.shape) for frame in frames]
+    return np.stack([np.clip(frame, 0, 255).astype(np.uint8) for frame in blurred])
+
+
+def judged(frames: np.ndarray, spec: ClipSpec) -> dict[str, bool]:
+    return {name: verdict.right for name, verdict in check(frames, 12.0, attributes(spec), RUNG1).items()}
+
+
+def accuracy(rung: str, num_clips: int, seed: int, soft: bool = False) -> dict[str, float]:
+    generator, rng = random.Random(seed), np.random.default_rng(seed)
+    right: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for _ in range(num_clips):
+        spec = sample_spec(generator, rungs()[rung], "any")
+        frames = pixels(spec)
+        if soft:
+            frames = softened(frames, 1.2, 2.0, rng)
+        for name, verdict in check(frames, 12.0, attributes(spec), rungs()[rung]).items():
+            right[name] += verdict.right
+            total[name] += 1
+    return {name: right[name] / total[name] for name in total}
+
+
+def test_fresh_renders_are_right():
+    found = accuracy("rung1", 16, seed=100)
+    assert set(found) == {"actor", "scene", "light", "motion", "camera", "count"}
+    assert min(found.values()) >= 15 / 16, found
+
+
+@pytest.mark.parametrize(
+    ("attribute", "changed"),
+    [
+        ("actor", replace(BASE, actors=(ActorSpec("frog", "moves left"),))),
+        ("scene", replace(BASE, scene="beach")),
+        ("light", replace(BASE, light="sunset")),
+        ("motion", replace(BASE, actors=(ActorSpec("fox", "jumps"),))),
+        ("motion", replace(BASE, actors=(ActorSpec("fox", "moves right"),))),
+        ("camera", replace(BASE, camera=(("Pan left",),))),
+        ("camera", replace(BASE, camera=(("Zoom in",),))),
+    ],
+)
+def test_a_change_flips_exactly_that_verdict(attribute, changed):
+    assert all(judged(pixels(BASE), BASE).values())
+    verdicts = judged(pixels(changed), BASE)
+    assert [name for name, right in verdicts.items() if not right] == [attribute]
+
+
+def test_a_second_actor_changes_the_count():
+    two = replace(BASE, actors=(ActorSpec("fox", "stays"), ActorSpec("whale")), relation="left of")
+    one = replace(BASE, actors=(ActorSpec("fox", "stays"),))
+    assert not judged(pixels(two), one)["count"]
+    assert judged(pixels(two), two) == dict.fromkeys(attributes(two).keys() - {"second_actor"}, True)
+    assert not judged(pixels(replace(two, relation="right of")), two)["relation"]
+
+
+def test_ghosts_and_vanishing_are_not_seen():
+    other = replace(BASE, actors=(ActorSpec("pig", "moves left"),))
+    blend = ((pixels(BASE).astype(int) + pixels(other)) // 2).astype(np.uint8)
+    assert not judged(blend, BASE)["actor"]
+    assert not judged(blend, other)["actor"]
+    vanished = pixels(BASE)
+    vanished[9:] = pixels(replace(BASE, actors=()))[9:]
+    assert not judged(vanished, BASE)["actor"]
+    assert not judged(pixels(replace(BASE, actors=())), BASE)["actor"]
+
+
+def test_noise_and_shuffled_frames_are_wrong():
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (17, 96, 96, 3), dtype=np.uint8)
+    verdicts = check(noise, 12.0, attributes(BASE), RUNG1)
+    assert not any(verdict.right for verdict in verdicts.values())
+    assert all(verdict.seen is None for verdict in verdicts.values())
+    for spec in (BASE, replace(BASE, actors=(ActorSpec("fox", "stays"),), camera=(("Pan left",),))):
+        verdicts_of_shuffled = judged(pixels(spec)[rng.permutation(17)], spec)
+        assert not (verdicts_of_shuffled["motion"] and verdicts_of_shuffled["camera"])
+
+
+def test_a_frozen_clip_does_not_move():
+    frozen = np.repeat(pixels(BASE)[:1], 17, 0)
+    verdicts = check(frozen, 12.0, attributes(BASE), RUNG1)
+    assert verdicts["motion"].seen == "stays"
+    assert verdicts["camera"].right
+
+
+def test_blur_of_a_tokenizer_is_forgiven():
+    frames = softened(pixels(BASE), 1.2, 2.0, np.random.default_rng(1))
+    assert all(judged(frames, BASE).values())
+
+
+def test_frames_of_a_wrong_kind_are_refused():
+    with pytest.raises(ValueError, match="`frames` must be uint8"):
+        check(np.zeros((17, 96, 96, 3), np.float32), 12.0, {}, RUNG1)
+
+
+@pytest.mark.slow
+def test_500_fresh_renders():
+    found = accuracy("rung1", 500, seed=200)
+    assert min(found.values()) >= 0.98, found
+
+
+@pytest.mark.slow
+def test_150_softened_renders():
+    found = accuracy("rung1", 150, seed=201, soft=True)
+    assert min(found.values()) >= 0.95, found
+
+
+@pytest.mark.slow
+def test_fakes_are_wrong():
+    generator, rng = random.Random(7), np.random.default_rng(7)
+    fooled: Counter[str] = Counter()
+    clips = 60
+    for _ in range(clips):
+        spec = sample_spec(generator, RUNG1)
+        frames = pixels(spec)
+        name = generator.choice([actor for actor in RUNG1.actors if actor != spec.actors[0].name])
+        other = replace(spec, actors=(replace(spec.actors[0], name=name),), seed=generator.choice((spec.seed, 1)))
+        fooled["blend"] += judged(((frames.astype(int) + pixels(other)) // 2).astype(np.uint8), spec)["actor"]
+        vanished = frames.copy()
+        vanished[9:] = pixels(replace(spec, actors=()))[9:]
+        fooled["vanish"] += judged(vanished, spec)["actor"]
+        if spec.actors[0].motion != "stays" or spec.camera != (("Static shot",),):
+            fooled["shuffle"] += all(judged(frames[rng.permutation(17)], spec).values())
+        noise = rng.integers(0, 256, frames.shape, dtype=np.uint8)
+        fooled["noise"] += any(judged(noise, spec).values())
+    assert max(fooled.values()) <= 0.02 * clips, fooled

@@ -1,0 +1,103 @@
+"""The suite around the checkers: prompt lists, statistics, interrupted runs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from videogen.data.stage import ClipSpec, held_out_pairs, rungs
+from videogen.evaluation.stage_suite import (
+    KINDS,
+    SuiteSettings,
+    clip_seed,
+    format_table,
+    load_prompts,
+    load_results,
+    run_suite,
+    suite_hash,
+    summarise,
+    wilson,
+)
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_lists_are_balanced_and_honest(split):
+    for rung, vocabulary in rungs().items():
+        prompts = load_prompts(split, rung)
+        assert len({prompt.id for prompt in prompts}) == len(prompts) == 350
+        assert {prompt.kind for prompt in prompts[:7]} == set(KINDS)
+        for prompt in prompts:
+            spec = ClipSpec.from_json(prompt.spec)
+            assert spec.scene in vocabulary.scenes
+            assert bool(held_out_pairs(spec)) == (prompt.kind == "pairs") or prompt.kind == "strangers"
+            assert ("identity" in prompt.asked) == (prompt.reference is not None) == (prompt.kind == "strangers")
+
+
+def test_dev_and_test_differ():
+    assert suite_hash("dev") != suite_hash("test")
+    dev = {prompt.prompt for prompt in load_prompts("dev", "rung4")}
+    test = {prompt.prompt for prompt in load_prompts("test", "rung4")}
+    assert len(dev & test) < 0.02 * len(dev)
+
+
+def test_seeds_belong_to_the_prompt():
+    first, second = load_prompts("dev", "rung1", 2)
+    assert clip_seed(first, 0) == clip_seed(first, 0)
+    assert len({clip_seed(first, 0), clip_seed(first, 1), clip_seed(second, 0)}) == 3
+
+
+def test_errors_say_what_is_possible():
+    with pytest.raises(ValueError, match="`split` must be 'dev' or 'test', got 'train'"):
+        load_prompts("train", "rung1")
+    with pytest.raises(ValueError, match="`num_prompts` must be between 1 and 350, got 400"):
+        load_prompts("dev", "rung1", 400)
+    with pytest.raises(ValueError, match="`rung` must be one of rung1"):
+        load_prompts("dev", "rung9")
+
+
+def test_wilson():
+    low, high = wilson(270, 300)
+    assert (round(low, 3), round(high, 3)) == (0.861, 0.929)
+    assert wilson(300, 300)[0] == pytest.approx(0.987, abs=1e-3)
+
+
+def _result(prompt: str, seed: int, right: bool, seen: str) -> dict:
+    return {
+        "clip": f"{prompt}-{seed}",
+        "prompt": prompt,
+        "kind": "seen",
+        "seed": seed,
+        "right": {"scene": right, "count": True},
+        "seen": {"scene": seen, "count": 1},
+        "asked": {"scene": prompt, "count": 1},
+    }
+
+
+def test_intervals_are_over_prompts():
+    names = [f"p{i}" for i in range(40)]
+    results = [_result(name, seed, index % 2 == 0, name) for index, name in enumerate(names) for seed in range(4)]
+    summary = summarise(results)
+    assert summary["scene"]["accuracy"] == 0.5 and summary["scene"]["n"] == 160
+    # Clips of a prompt agree: the interval is that of 40, not of 160 observations (half-width 0.155, not 0.077).
+    assert summary["scene"]["high"] - summary["scene"]["low"] == pytest.approx(0.31, abs=0.03)
+    assert summary["all"] == summary["scene"]
+    assert summary["count"]["high"] == 1 and summary["count"]["low"] == pytest.approx(0.912, abs=2e-3)
+    assert summary["shuffled"]["scene"] < 0.1 and summary["shuffled"]["count"] == 1
+    assert "scene" in format_table(summary, ceiling=summary)
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path):
+    settings = SuiteSettings(num_prompts=3, seeds=1, source="renders", batch_size=2)
+    summary = run_suite(settings, tmp_path)
+    assert summary["all"]["accuracy"] == 1 and summary["all"]["n"] == 3
+    path = tmp_path / "results-0.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text(lines[0] + "\n" + lines[1][:40])  # as after an interruption
+    assert len(load_results(tmp_path)) == 1
+    calls = []
+    again = run_suite(settings, tmp_path, report=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+    assert json.dumps(again) == json.dumps(summary)
+    with pytest.raises(ValueError, match="`folder` must be new or belong to the same run"):
+        run_suite(SuiteSettings(num_prompts=3, seeds=1, source="renders", split="test"), tmp_path)
