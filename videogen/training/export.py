@@ -27,8 +27,7 @@ def to_storage_dtype(model: Any) -> Any:
 def export_weights(
     folder: Path, transformer: Any, text_encoder: Any, text_tokenizer: Any, vocabulary: dict, summary: dict
 ) -> None:
-    """Write `transformer/`, `text_encoder/`, `tokenizer/`, `vocabulary.json` and `training.json`; the folder is
-    replaced at once.
+    """Write `transformer/`, `text_encoder/`, `tokenizer/`, `vocabulary.json` and `training.json`, all at once.
 
     Args:
         folder: to write.
@@ -46,9 +45,14 @@ def export_weights(
     text_tokenizer.save_pretrained(temporary / "tokenizer")
     (temporary / "vocabulary.json").write_text(json.dumps(vocabulary, ensure_ascii=False, indent=1), encoding="utf-8")
     (temporary / "training.json").write_text(json.dumps(summary, ensure_ascii=False, indent=1), encoding="utf-8")
+    replace_folder(temporary, folder)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put the folder `new` in the place of `folder`, which may exist; both lie beside each other."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.replace(folder, old)
-    os.replace(temporary, folder)
+    os.replace(new, folder)
     shutil.rmtree(old, ignore_errors=True)

@@ -8,7 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from videogen.training.export import SHARD_SIZE, to_storage_dtype
+from videogen.training.export import SHARD_SIZE, replace_folder, to_storage_dtype
+
+COMPONENTS = {"vae", "transformer", "text_encoder", "tokenizer", "scheduler"}
+WRITTEN = COMPONENTS | {"model_index.json", "vocabulary.json", "training.json"}
 
 
 def publish(
@@ -25,7 +28,7 @@ def publish(
         sampling: Entries for `vocabulary.json` that set the pipelines' defaults: `num_inference_steps`, `guidance_scale`.
 
     Raises:
-        ValueError: If an input folder is not what it should be, or the two do not fit.
+        ValueError: If an input folder is not what it should be, the two do not fit, or `output` holds other things.
     """
     from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -39,6 +42,11 @@ def publish(
     for name, folder in (("weights", weights / "transformer"), ("tokenizer", tokenizer)):
         if not (folder / "config.json").is_file():
             raise ValueError(f"`{name}` must be a folder of exported weights, {str(folder)!r} has no config.json.")
+    others = {path.name for path in output.iterdir()} - WRITTEN if output.is_dir() else set()
+    if others:
+        raise ValueError(
+            f"`output` must hold nothing but an older model, got {sorted(others)[0]!r} in {str(output)!r}."
+        )
     summary = json.loads((weights / "training.json").read_text(encoding="utf-8"))
     vae = CausalVideoAutoencoder.from_pretrained(str(tokenizer))
     transformer = VideoTransformer.from_pretrained(str(weights / "transformer"))
@@ -49,8 +57,8 @@ def publish(
         )
     pipe = TextToVideoPipeline(
         vae=to_storage_dtype(vae),
-        transformer=transformer,
-        text_encoder=TextEncoder.from_pretrained(str(weights / "text_encoder")),
+        transformer=to_storage_dtype(transformer),  # loading made float32 of it
+        text_encoder=to_storage_dtype(TextEncoder.from_pretrained(str(weights / "text_encoder"))),
         tokenizer=BytePairTokenizer.from_pretrained(str(weights / "tokenizer")),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=summary["config"]["flow"]["shift"]),
     )
@@ -59,7 +67,5 @@ def publish(
     shutil.rmtree(temporary, ignore_errors=True)
     pipe.save_pretrained(temporary, max_shard_size=SHARD_SIZE)
     shutil.copy(weights / "training.json", temporary / "training.json")
-    shutil.rmtree(output, ignore_errors=True)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(temporary, output)
+    replace_folder(temporary, output)
     return output

@@ -1,0 +1,125 @@
+"""`videogen publish`: a run's weights and a tokenizer become one folder that the pipelines load."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tokenizer3d.autoencoder import CausalVideoAutoencoder
+from videogen.cli import main
+from videogen.data.stage import rungs
+from videogen.models.text_encoder import TextEncoder
+from videogen.models.text_tokenizer import BytePairTokenizer
+from videogen.models.transformer import VideoTransformer
+from videogen.training.export import export_weights
+from videogen.training.publish import WRITTEN
+from videogen_pipelines import TextToVideoPipeline
+
+
+def tiny_vae(latent_channels: int = 8) -> CausalVideoAutoencoder:
+    return CausalVideoAutoencoder(
+        latent_channels=latent_channels,
+        encoder_widths=(8, 16, 16),
+        encoder_blocks=(1, 1),
+        decoder_widths=(8, 16, 16),
+        decoder_blocks=(1, 1, 1),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a tiny run leaves behind: `weights/` and `vae/`, with random numbers in them."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("run")
+    transformer = VideoTransformer(
+        latent_channels=8,
+        width=32,
+        num_heads=1,
+        head_dim=32,
+        mixers=("linear", "softmax"),
+        feed_forwards=("dense", "moe"),
+        cross_attention_layers=(0,),
+        text_width=32,
+        dense_hidden=32,
+        expert_hidden=16,
+        shared_hidden=16,
+        num_experts=4,
+    )
+    for tensor in (*transformer.parameters(), *(router.bias for router in transformer.routers())):
+        torch.nn.init.normal_(tensor, std=0.3)
+    tokenizer = BytePairTokenizer.train(["a fox jumps in the snow"] * 3, 300)
+    text_encoder = TextEncoder(vocab_size=tokenizer.vocab_size, width=32, num_heads=1, num_layers=1, hidden=32)
+    export_weights(
+        folder / "weights",
+        transformer,
+        text_encoder,
+        tokenizer,
+        rungs()["rung1"].to_dict(),
+        {"steps": 1, "config": {"flow": {"shift": 1.5}}},
+    )
+    tiny_vae().save_pretrained(folder / "vae")
+    torch.save(transformer.state_dict(), folder / "exact.pt")
+    return folder
+
+
+def publish(run: Path, output: Path, *more: str) -> int:
+    return main(["publish", str(run / "weights"), "--tokenizer", str(run / "vae"), "-o", str(output), *more])
+
+
+def test_a_published_folder_loads_and_samples(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "mine"
+    assert publish(run, folder, "--steps", "2", "--guidance-scale", "1.5") == 0
+    assert {path.name for path in folder.iterdir()} == WRITTEN
+    assert [path.name for path in folder.parent.iterdir()] == ["mine"]  # nothing temporary is left
+    pipe = TextToVideoPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    assert (pipe.default_num_inference_steps, pipe.default_guidance_scale) == (2, 1.5)
+    assert pipe.scheduler.config.shift == 1.5
+    output = pipe("a fox jumps in the snow", seed=0)
+    assert output.frames.shape == (1, 17, 96, 96, 3) and output.settings["num_inference_steps"] == 2
+
+
+def test_weights_are_bfloat16_with_routers_and_biases_exact(run: Path, tmp_path: Path) -> None:
+    assert publish(run, tmp_path / "mine") == 0
+    exact = torch.load(run / "exact.pt", weights_only=True)
+    for component in ("vae", "transformer", "text_encoder"):
+        stored = load_file(tmp_path / "mine" / component / "diffusion_pytorch_model.safetensors")
+        for name, tensor in stored.items():
+            full = "router" in name or name.endswith("bias") or name.startswith("latents_")
+            assert tensor.dtype == (torch.float32 if full else torch.bfloat16), f"{component} {name}"
+            if component == "transformer":
+                assert torch.equal(tensor, exact[name].to(tensor.dtype)), name
+    loaded = TextToVideoPipeline.from_pretrained(tmp_path / "mine")
+    router = "blocks.1.feed_forward.router."
+    for name in (f"{router}weight", f"{router}bias"):
+        assert torch.equal(loaded.transformer.state_dict()[name], exact[name])
+
+
+def test_a_published_model_is_replaced_but_no_other_folder(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mine"
+    assert publish(run, folder) == 0
+    assert publish(run, folder, "--steps", "3") == 0
+    assert json.loads((folder / "vocabulary.json").read_text())["num_inference_steps"] == 3
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "diary.txt").write_text("dear diary")
+    capsys.readouterr()
+    assert publish(run, precious) == 2
+    assert "`output` must hold nothing but an older model, got 'diary.txt'" in capsys.readouterr().err
+    assert (precious / "diary.txt").read_text() == "dear diary"
+
+
+def test_what_does_not_fit_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_vae(latent_channels=16).save_pretrained(tmp_path / "other")
+    arguments = ["publish", str(run / "weights"), "-o", str(tmp_path / "mine"), "--tokenizer"]
+    assert main([*arguments, str(tmp_path / "other")]) == 2
+    assert "got 16 channels instead of 8" in capsys.readouterr().err
+    assert main([*arguments, str(tmp_path)]) == 2
+    assert "has no config.json" in capsys.readouterr().err
+    assert main(["publish", str(run), "--tokenizer", str(run / "vae"), "-o", str(tmp_path / "mine")]) == 2
+    assert "`weights` must be a folder of exported weights" in capsys.readouterr().err
+    assert not (tmp_path / "mine").exists()
