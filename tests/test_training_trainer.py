@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,7 +103,13 @@ def test_a_run_writes_metrics_weights_plot_and_sample_sheet(whole_run):
     summary = json.loads((folder / "weights" / "training.json").read_text())
     assert summary["steps"] == 6
     assert summary["clips_seen"] == sum(6 * 2 * [4]) + 2 * 2 * _num_image_batches(records)
-    assert "fox" in json.loads((folder / "weights" / "vocabulary.json").read_text())["actors"]
+    vocabulary = json.loads((folder / "weights" / "vocabulary.json").read_text())
+    assert "fox" in vocabulary["actors"]
+    assert (vocabulary["sizes"], vocabulary["num_frames"], vocabulary["fps"]) == (
+        [[32, 32]],
+        [17],
+        [12.0],
+    )  # as trained
 
 
 def _num_image_batches(records) -> int:
@@ -337,7 +344,8 @@ def folder_of_videos(tmp_path_factory) -> Path:
         for t in range(27):
             frames[t, 10:20, t : t + 10] = 255
         write_video(folder / f"clip{i}.mp4", frames.numpy(), 12.0)
-        lines.append(json.dumps({"file": f"clip{i}.mp4", "caption": f"a white square moves right, number {i}"}))
+        camera = ", [Static shot]" if i % 2 else ""
+        lines.append(json.dumps({"file": f"clip{i}.mp4", "caption": f"a white square moves right, number {i}{camera}"}))
     (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -369,10 +377,18 @@ def test_the_trainer_learns_from_a_folder_of_videos(ground, folder_of_videos, tm
     losses = list(_losses(tmp_path / "run").values())
     assert len(losses) == 8
     assert all(loss < 100 for loss in losses)
-    assert trainer.batches.training_batch(0).captions[0] in {
-        "",
-        *(e["caption"] for e in read_captions(str(folder_of_videos))),
-    }
+    told = untold = 0
+    for step in range(20):
+        batch = trainer.batches.training_batch(step)
+        for caption, camera, index in zip(batch.captions, batch.frames.camera, batch.indices, strict=True):
+            assert caption in ("", f"a white square moves right, number {index}")  # without brackets, as at inference
+            if bool(camera.any()):
+                assert index % 2 and camera[0].tolist() == [0] * 8 + [1]
+            told, untold = told + bool(camera.any()), untold + (not camera.any())
+    assert told > 10 and untold > 10
+    assert json.loads((tmp_path / "run" / "weights" / "vocabulary.json").read_text()) == {
+        "sizes": [[32, 32]], "num_frames": [17], "fps": [12.0]
+    }  # fmt: skip
 
 
 def test_bad_folders_are_refused(folder_of_videos, tmp_path):
@@ -382,7 +398,9 @@ def test_bad_folders_are_refused(folder_of_videos, tmp_path):
         ("{", "line 1 is not"),
         ('{"file": "a.mp4"}', "objects with `file` and `caption`, line 1 does not"),
         ('{"file": "a.mp4", "caption": "x"}', "must name existing files, line 1 names 'a.mp4'"),
+        ('{"file": "clip.mp4", "caption": "x [Pan lft]"}', r"line 1: camera command \[Pan lft\] is unknown"),
     ):
+        shutil.copy(folder_of_videos / "clip0.mp4", tmp_path / "clip.mp4")
         (tmp_path / f"{len(text)}.jsonl").write_text(text)
         with pytest.raises(ValueError, match=message):
             read_captions(str(tmp_path), f"{len(text)}.jsonl")

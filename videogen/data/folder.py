@@ -1,6 +1,7 @@
 """A folder of videos with captions, read for training.
 
-`captions.jsonl` holds one JSON object per line: `file` (relative to the folder) and `caption`; further keys are kept.
+`captions.jsonl` holds one JSON object per line: `file` (relative to the folder) and `caption`, which may name camera
+commands in brackets as a prompt does; further keys are kept.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videogen.conditioning.camera import parse_camera
+
 
 @lru_cache(maxsize=4)
 def read_captions(folder: str, captions: str = "captions.jsonl") -> list[dict[str, Any]]:
     """The entries of a folder: dictionaries with `file` (an existing path) and `caption`.
 
     Raises:
-        ValueError: the list or a file is missing, or a line is not an object with both keys.
+        ValueError: the list or a file is missing, a line is not an object with both keys, or its brackets are no camera
+            commands.
     """
     path = Path(folder) / captions
     if not path.is_file():
@@ -46,6 +50,12 @@ def read_captions(folder: str, captions: str = "captions.jsonl") -> list[dict[st
         file = Path(folder) / entry["file"]
         if not file.is_file():
             raise ValueError(f"`data.captions` must name existing files, line {number} names {entry['file']!r}.")
+        try:
+            parse_camera(entry["caption"])
+        except ValueError as error:
+            raise ValueError(
+                f"`data.captions` must hold captions that can be prompts, line {number}: {error}"
+            ) from error
         entries.append({**entry, "file": str(file)})
     if len(entries) < 2:
         raise ValueError(f"`data.captions` must name at least 2 videos, got {len(entries)}.")

@@ -1,8 +1,8 @@
 """Training batches: clips from the latent cache, one task per micro-batch, words chosen anew each time.
 
 A batch is a function of (seed, step, micro-batch index, rank) and of nothing else, so a resumed run sees what an
-uninterrupted one would have
-seen. The task depends on (seed, step, micro-batch index) only: every rank works on the same shape.
+uninterrupted one would have seen. The task depends on (seed, step, micro-batch index) only: every rank works on the
+same shape.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videogen.conditioning.camera import CAMERA_DIM, camera_vectors
+from videogen.conditioning.camera import CAMERA_DIM, camera_vectors, parse_camera
 from videogen.conditioning.frames import FrameSequence, build_frames
 from videogen.training.config import TrainConfig
 from videogen.training.latent_cache import LatentCache, guide_frames
@@ -74,6 +74,8 @@ class BatchMaker:
             from videogen.data.stage import ClipSpec
 
             self.specs = [ClipSpec.from_json(record["spec"]) for record in cache.records]
+        else:
+            self.plans = [parse_camera(record["caption"]) for record in cache.records]
 
     def task(self, step: int, micro: int) -> str:
         if step < self.config.curriculum.image_only_steps:
@@ -158,8 +160,9 @@ class BatchMaker:
     def _words(self, index: int, task: str, chooser: random.Random) -> tuple[str, tuple[tuple[str, ...], ...]]:
         """Caption and camera segments to tell by vector; the move is told one way or the other."""
         data = self.config.data
-        if data.source == "folder":
-            return self.cache.records[index]["caption"], ()
+        if data.source == "folder":  # brackets become vectors, as in a prompt
+            plan = self.plans[index]
+            return plan.prompt_without_brackets, () if task == "image" else plan.segments
         from videogen.data.stage import caption
 
         spec = self.specs[index]
@@ -188,8 +191,7 @@ def _camera_of(
 
 
 def name_the_subject(caption: str, actor: str, language: str) -> str:
-    """The caption with its first actor called "the subject" (主角 in Chinese), as prompts with a reference image call
-    it."""
+    """The caption with its first actor called "the subject" (主角), as prompts with a reference image call it."""
     for name, replacement in _subject_names(actor, language):
         position = caption.find(name)
         if position >= 0:
@@ -213,10 +215,9 @@ def _subject_names(actor: str, language: str) -> list[tuple[str, str]]:
 
 
 def caption_corpus(config: TrainConfig, cache: LatentCache) -> list[str]:
-    """Texts to train the text tokenizer on: captions of all rungs of Stage in both languages, or the folder's
-    captions."""
+    """Texts to train the text tokenizer on: captions of the first and last rung of Stage in both languages, or the folder's."""
     if config.data.source == "folder":
-        return [record["caption"] for record in cache.records]
+        return [parse_camera(record["caption"]).prompt_without_brackets for record in cache.records]
     from videogen.data.stage import caption, rungs, sample_spec
 
     chooser = random.Random(derive_seed("corpus", config.seed))

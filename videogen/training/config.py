@@ -23,7 +23,7 @@ class DataConfig(_Section):
         source: "stage" renders clips of a rung, "folder" reads videos and captions.
         rung: of Stage.
         num_clips: of Stage; the last `num_validation` clips of the cache are kept for validation.
-        path: folder of videos with `captions` (JSONL: `file`, `caption`, optionally `language`).
+        path: folder of videos with `captions` (JSONL: `file`, `caption`).
         cache: folder of the latent cache; built when missing or incomplete.
         cache_dtype: element type latents are stored in.
         workers: processes that build the cache, each with its share of the cores.

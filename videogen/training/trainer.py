@@ -1,9 +1,8 @@
 """The training loop of the video transformer and its text encoder, on accelerate.
 
 One optimiser step: for each micro-batch a task, noise, forward, backward; then clip, Muon and AdamW, router bias, EMA.
-Everything random is
-derived from (seed, step, micro-batch, rank), so a run that was killed and resumed has the same losses as one that was
-not.
+Everything random is derived from (seed, step, micro-batch, rank), so a run that was killed and resumed has the same
+losses as one that was not.
 """
 
 from __future__ import annotations
@@ -388,13 +387,13 @@ class Trainer:
 
     def export(self) -> Path:
         """Write the averaged weights to `weights/` (see `videogen.training.export`)."""
-        config = self.config
-        if config.data.source == "stage":
+        config, data = self.config, self.config.data
+        vocabulary: dict[str, Any] = {}
+        if data.source == "stage":
             from videogen.data.stage import rungs
 
-            vocabulary = rungs()[config.data.rung].to_dict()
-        else:
-            vocabulary = {"captions": len(self.batches.cache)}
+            vocabulary = rungs()[data.rung].to_dict()
+        vocabulary |= {"sizes": [[data.width, data.height]], "num_frames": [data.num_frames], "fps": [data.fps]}
         summary = {
             "steps": self.step,
             "clips_seen": self.clips_seen,
