@@ -1,9 +1,8 @@
 """Rectified flow matching: the straight path from data to noise and its loss.
 
-`x_t = (1 - sigma) * sample + sigma * noise` and the network's target is the velocity `noise - sample` (Liu et al.
-2022, arXiv:2209.03003;
-Lipman et al. 2023, arXiv:2210.02747). Frames that are known keep their clean latent at sigma 0 and take no part in the
-loss.
+`x_t = (1 - sigma) * sample + sigma * noise` and the network's target is the velocity `noise - sample` (Liu et al. 2022,
+arXiv:2209.03003; Lipman et al. 2023, arXiv:2210.02747). Frames that are known keep their clean latent at sigma 0 and
+take no part in the loss.
 
 Shapes: `B` batch, `C` latent channels, `n` frames of a `FrameSequence`, `h w` latent size.
 """
@@ -26,9 +25,8 @@ def sample_sigmas(
     """Noise levels for a batch, `[B]` float32 within (0, 1).
 
     Logit-normal (Esser et al. 2024, arXiv:2403.03206) with a share `tail` drawn uniformly, so that no level is ever
-    starved. Stratified:
-    item i draws from the i-th of B equal slices of the distribution (in random order), which takes most of the
-    variance out of the loss.
+    starved. Stratified: item i draws from the i-th of B equal slices of the distribution (in random order), which takes
+    most of the variance out of the loss.
 
     Args:
         mean, std: of the normal variable before the sigmoid.
@@ -96,8 +94,7 @@ def flow_matching_loss(
         target: same shape, `noise - sample`.
         known: `[n]` bool; these frames are left out entirely. At least one frame must be unknown.
         contrastive_weight: weight of the distance to another item's target, which is pushed up (Stoica et al. 2025,
-            arXiv:2506.05350, eq. 5);
-            0.05 in the paper, 0 = off. Needs B >= 2.
+            arXiv:2506.05350, eq. 5); 0.05 in the paper, 0 = off. Has no effect with B = 1.
 
     Returns:
         the scalar loss and the plain squared error per item `[B]` (detached, float32).

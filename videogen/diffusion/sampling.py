@@ -1,8 +1,7 @@
 """The denoising loop that the pipelines and the trainer's sample sheets share.
 
 Euler steps along the straight path (`FlowMatchEulerDiscreteScheduler` of diffusers), guidance with its common
-corrections, and known latents
-put back bit for bit before and after every step.
+corrections, and known latents put back bit for bit before and after every step.
 
 Shapes: `B` videos, `C` latent channels, `n` frames of the sequence, `f` of them the video's, `S` text tokens, `T`
 width of the text encoder.
@@ -70,8 +69,7 @@ def guide(
         guidance_scale: 1.0 = off.
         known: `[n]` bool.
         method: "cfg_zero" first scales the unconditional velocity to fit the conditional one best (Fan et al. 2025,
-            arXiv:2503.18886, eq. 8;
-            without its zero-init step, which costs an evaluation when steps are few).
+            arXiv:2503.18886, eq. 8; without its zero-init step, which costs an evaluation when steps are few).
         guidance_rescale: 0..1, how far to bring the standard deviation back to the conditional one's (Lin et al. 2023,
             arXiv:2305.08891, sec. 3.4).
     """

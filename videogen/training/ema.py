@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 
 class ExponentialMovingAverage:
-    """Averages a module's parameters with a decay that grows with the step (Karras et al. 2024, arXiv:2312.02696, eq.
-    3).
+    """Averages a module's parameters; the decay grows with the step (Karras et al. 2024, arXiv:2312.02696, eq. 3).
 
     Early in a run the average reaches back over a fixed *share* of the steps, so the untrained weights leave it
     quickly; later it is capped.

@@ -1,9 +1,8 @@
 """The latent cache: every clip rendered or read once, encoded once, and kept as float16 latents for the whole run.
 
 A cache is a folder of shards. Shard i holds clips `i * shard_size ...` as `shard-00000.safetensors` and one JSON line
-per clip in
-`shard-00000.jsonl`. Clips are a function of (seed, index), so an interrupted build goes on with the missing shards.
-Per clip:
+per clip in `shard-00000.jsonl`. Clips are a function of (seed, index), so an interrupted build goes on with the missing
+shards. Per clip:
 
 | tensor | shape | what |
 | --- | --- | --- |
@@ -56,8 +55,7 @@ def fingerprint(data: DataConfig, seed: int, vae: torch.nn.Module) -> dict[str, 
 
 @torch.no_grad()
 def encode(vae: Any, video: Tensor) -> Tensor:
-    """Normalised latents `[B, C, f, h, w]` float16 of `video [B, 3, F, H, W]`; bfloat16 autocast where the device is
-    fast at it."""
+    """Normalised latents `[B, C, f, h, w]` float16 of `video [B, 3, F, H, W]`, encoded under bfloat16 autocast."""
     param = next(vae.parameters())
     with torch.autocast(param.device.type, dtype=torch.bfloat16, enabled=param.dtype == torch.float32):
         latents = vae.encode(video.to(param.device, param.dtype)).latents

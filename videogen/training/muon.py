@@ -1,10 +1,9 @@
 """Muon: momentum whose matrix updates are orthogonalised, batched over equal shapes and over expert stacks.
 
 Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/) with the scale of Liu et al. 2025 (arXiv:2502.16982,
-eq. 4): an update has
-the root mean square of an AdamW update, so both optimisers share one learning rate. `torch.optim.Muon` takes 2-D
-parameters only; here a
-3-D parameter `[E, rows, columns]` is a stack of E matrices (the experts of a layer), each orthogonalised on its own.
+eq. 4): an update has the root mean square of an AdamW update, so both optimisers share one learning rate.
+`torch.optim.Muon` takes 2-D parameters only; here a 3-D parameter `[E, rows, columns]` is a stack of E matrices (the
+experts of a layer), each orthogonalised on its own.
 """
 
 from __future__ import annotations
@@ -132,8 +131,7 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
     """Parameters for (Muon, AdamW with weight decay, AdamW without), each in the order of `named_parameters`.
 
     Muon takes hidden matrices and expert stacks. Embeddings, convolutions, the router, the first projection and the
-    head go to AdamW;
-    vectors, norms, biases and tables go there without weight decay.
+    head go to AdamW; vectors, norms, biases and tables go there without weight decay.
     """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     hidden: list[nn.Parameter] = []

@@ -321,8 +321,10 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, Any]:
-        """Loss of the averaged weights on the validation clips per quarter of the noise range, and how the experts of
-        every layer share the load (1 = the mean)."""
+        """Loss of the averaged weights per quarter of the noise range, and the experts' load in every layer (1 = the mean).
+
+        Taken on the validation clips.
+        """
         record: dict[str, Any] = {}
         losses, loads = [], []
         transformer, batch = self.model.transformer, self.validation
@@ -461,8 +463,7 @@ def train(
 
 
 def _settle_decay(config: TrainConfig, state: dict[str, Any]) -> TrainConfig:
-    """On resume: "now" becomes the step resumed from; a decay that has begun goes on even if the config does not name
-    it."""
+    """On resume: "now" becomes the step resumed from, and a decay that has begun goes on though the config is silent."""
     schedule = config.schedule
     if schedule.decay_start == "now":
         schedule = schedule.model_copy(update={"decay_start": state["step"]})
