@@ -62,6 +62,11 @@ def test_chinese_longest_match():
     assert found["雪山"] == ["雪地里"]
 
 
+def test_subjects_are_known_by_their_numbers():
+    assert unknown_words("Subject 1 jumps, the subject 2's fox jumps, subject 3 jumps 1", WORDS) == {"3": [], "1": []}
+    assert unknown_words("主角1跳, 主角 2 跳", {"en": [], "zh": ["跳"]}) == {}
+
+
 def test_other_scripts_are_words_too():
     assert list(unknown_words("лиса fox きつね", WORDS)) == ["лиса", "きつね"]
 

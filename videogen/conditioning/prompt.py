@@ -24,6 +24,7 @@ _STOP_PHRASES_ZH = frozenset(
     并且 然后 接着 画面 镜头 视频 场景 这 那 它 请 主角 主体""".split()  # noqa: SIM905
 )
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]+")
+_NUMBERED_SUBJECT = re.compile(r"(subject|主角|主体)\s*[12](?!\d)")
 _WORD = re.compile(r"[^\W\d_\u3400-\u4dbf\u4e00-\u9fff]+(?:['’-][^\W\d_\u3400-\u4dbf\u4e00-\u9fff]+)*|\d+")
 
 
@@ -56,6 +57,7 @@ def unknown_words(prompt: str, words: Mapping[str, Iterable[str]]) -> dict[str, 
     """The words of a prompt that the model has never met.
 
     English is compared word by word, plurals with their singular; Chinese by the longest known phrase at each place.
+    Subjects of reference pictures ("the subject", "subject 1", 主角2) are always known.
 
     Args:
         prompt: without camera brackets.
@@ -71,7 +73,8 @@ def unknown_words(prompt: str, words: Mapping[str, Iterable[str]]) -> dict[str, 
     longest = max(map(len, known_zh))
 
     found: dict[str, list[str]] = {}
-    for match in re.finditer(f"{_HAN.pattern}|{_WORD.pattern}", prompt.casefold()):
+    plain = _NUMBERED_SUBJECT.sub(r"\1", prompt.casefold())
+    for match in re.finditer(f"{_HAN.pattern}|{_WORD.pattern}", plain):
         text = match.group()
         if _HAN.fullmatch(text):
             for part in _unmatched(text, known_zh, longest):
