@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
 
-from videogen.data.stage.actors import load_actors
+from videogen.data.stage.actors import load_actors, named_actors
 
 Split = Literal["train", "heldout", "any"]
 
@@ -146,7 +146,7 @@ class Vocabulary:
 @lru_cache(maxsize=1)
 def rungs() -> dict[str, Vocabulary]:
     """The rungs of difficulty, easiest first; each contains the one before."""
-    named = tuple(actor.name for actor in load_actors().values() if actor.split == "named")
+    named = named_actors()
     return {
         "rung1": Vocabulary(actors=named[:12], scenes=SCENES[:4], motions=MOTIONS[:4], cameras=CAMERAS[:3]),
         "rung2": Vocabulary(actors=named[:24], scenes=SCENES[:6], motions=MOTIONS[:6], cameras=CAMERAS[:5]),
