@@ -326,4 +326,14 @@ def test_vocabulary_lists_what_the_model_knows(model: Path, capsys: pytest.Captu
     table = capsys.readouterr().out
     assert "| scenes | snow, beach, forest, city |" in table and "[Pan left] [左摇]" in table and "狐狸" in table
     assert main(["vocabulary", "--model", str(model)]) == 0
-    assert "fox" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert "fox" in table and "[Zoom in]" in table
+
+
+def test_vocabulary_of_a_model_of_own_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "vocabulary.json").write_text('{"sizes": [[64, 32]], "num_frames": [9], "fps": [12.0]}')
+    assert main(["vocabulary", "--markdown", "--model", str(tmp_path)]) == 0
+    table = capsys.readouterr().out
+    assert "| sizes | 64x32 |" in table and "| frames per second | 12 |" in table
+    assert "actors" not in table and "light" not in table

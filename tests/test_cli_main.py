@@ -55,6 +55,18 @@ def test_stage_preview_draws_the_same_sheet_for_the_same_seed(
     assert "rung1, rung2, rung3, rung4" in capsys.readouterr().err
 
 
+def test_the_vocabulary_in_the_documentation_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["vocabulary", "--markdown", "--rung", "rung1", "--rung", "rung4"]) == 0
+    printed = capsys.readouterr().out
+    assert printed == (ROOT / "docs" / "vocabulary.md").read_text(encoding="utf-8"), "generate it again, see its head"
+    rung1, rung4 = printed.split("## rung")[1:]
+    assert "actors (12)" in rung1 and "spins" not in rung1 and "relations" not in rung1
+    assert "left of, right of" in rung4 and "another actor enters, night falls" in rung4
+    assert "[Tracking shot] [跟随]" in rung4 and "| speeds | slow, normal, fast |" in rung4
+    assert main(["vocabulary", "--rung", "rung9"]) == 2
+    assert "rung1, rung2, rung3, rung4, got rung9" in capsys.readouterr().err
+
+
 PROMPTS = [
     'it\'s a "fox"',
     "$HOME $5 $(shell echo no) $$",
