@@ -182,6 +182,7 @@ def test_replay_names_what_differs_and_refuses_other_weights(
     content["environment"]["num_threads"] = threads + 1
     content["environment"]["instruction_set"] = "ABACUS"
     content["environment"]["versions"]["torch"] = "1.0"
+    content["request"]["batch_size"] = 4
     receipt = tmp_path / "r.json"
     receipt.write_text(json.dumps(content))
     capsys.readouterr()
@@ -191,6 +192,8 @@ def test_replay_names_what_differs_and_refuses_other_weights(
         torch.set_num_threads(threads)
     errors = capsys.readouterr().err
     assert "instruction set was ABACUS" in errors and "torch was 1.0" in errors
+    assert "made in a batch of 4, here it is made alone" in errors
+    assert read_receipt(tmp_path / "b.mp4").request.batch_size == 1
     assert f"thread count was {threads + 1}, here it is {threads}; set to {threads + 1}" in errors
 
     content["model_sha256"] = "0" * 64

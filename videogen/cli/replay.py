@@ -52,12 +52,15 @@ def replay(
     pipe = run.load_pipeline(then.request.task, folder, "cpu" if then.environment.device == "cpu" else None)
     here = current_environment(str(pipe.device))
     differences = describe_differences(then.environment, here)
+    if then.request.batch_size > 1:
+        differences.append(f"the video was made in a batch of {then.request.batch_size}, here it is made alone.")
     for difference in differences:
         typer.echo(f"Difference: {difference}", err=True)
 
     result = run.call_pipeline(pipe, arguments, "replaying")
     frames = result.uint8()[0]
-    now = then.model_copy(update={"environment": here, "frames_sha256": frames_sha256(frames)})
+    alone = then.request.model_copy(update={"batch_size": 1})
+    now = then.model_copy(update={"request": alone, "environment": here, "frames_sha256": frames_sha256(frames)})
     from videogen.data.video import write_video
 
     original = None if file.suffix.lower() == ".json" else hashlib.sha256(file.read_bytes()).digest()

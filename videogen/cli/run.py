@@ -287,6 +287,7 @@ def make_receipt(
         guidance_method=used["guidance_method"],
         guidance_rescale=used["guidance_rescale"],
         seed=result.seeds[0],
+        batch_size=used["batch_size"],
         pictures=pictures,
     )
     return Receipt(
