@@ -521,6 +521,15 @@ def test_prompt_that_does_not_name_the_subject_is_said(subject_pipe):
     assert subject_pipe("主角 fox", picture(1), seed=0, **QUICK).adjusted == []
 
 
+def test_two_subjects_are_beyond_a_model_of_one(subject_pipe, monkeypatch):
+    monkeypatch.setattr(subject_pipe, "vocabulary", {**subject_pipe.vocabulary, "max_actors": 1})
+    pictures = [picture(1), picture(2)]
+    assert subject_pipe("subject 1 and subject 2", pictures, seed=0, **QUICK).adjusted == [
+        "the model was trained with one subject at a time; two may mix."
+    ]
+    assert subject_pipe("the subject", pictures[:1], seed=0, **QUICK).adjusted == []
+
+
 @pytest.mark.parametrize(("images", "count"), [(None, 0), ([], 0), ([picture(1)] * 3, 3)])
 def test_number_of_subjects(subject_pipe, images, count):
     with pytest.raises(ValueError, match=f"`subject_images` must hold 1 to 2 pictures, got {count}"):

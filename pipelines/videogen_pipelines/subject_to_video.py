@@ -75,6 +75,8 @@ class SubjectToVideoPipeline(VideoGenerationPipeline):
             plan.adjusted.append(
                 "the prompt does not name the subject; the model was taught to call it 'the subject' (主角)."
             )
+        if len(pictures) > 1 and (self.vocabulary or {}).get("max_actors") == 1:
+            plan.adjusted.append("the model was trained with one subject at a time; two may mix.")
         loaded = [self.load_picture(picture, plan, f"subject {i + 1}") for i, picture in enumerate(pictures)]
         conditions = Conditions(
             references=[picture.pixels for picture in loaded],
