@@ -302,6 +302,32 @@ def test_the_camera_is_told_in_words_or_by_vector_and_dropped_with_the_caption(b
 def test_the_subject_replaces_the_actor_and_its_synonyms():
     assert name_the_subject("a fox jumps in the snow", "fox", "en") == "the subject jumps in the snow"
     assert name_the_subject("in the snow, a fox jumps", "fox", "en") == "in the snow, the subject jumps"
+    assert name_the_subject("a red fox jumps", "fox", "en") == "the subject jumps"
+    assert name_the_subject("a carrot left of a car", "car", "en", 2) == "a carrot left of subject 2"
+    assert name_the_subject("一个青蛙左边的一个狐狸", "fox", "zh", 1) == "一个青蛙左边的主角1"
+
+
+def test_two_subjects_have_a_reference_each(ground, tmp_path):
+    data = {"rung": "rung3", "cache": str(tmp_path / "cache"), "num_clips": 30, "mid_clip_share": 0.0, "num_frames": 9}
+    config = _config(ground, tmp_path / "run", data=data, tasks={"subject": 1.0})
+    vae = load_vae(config.tokenizer)
+    build_cache(config.data, config.seed, vae)
+    cache = LatentCache(config.data)
+    assert cache.references.shape == (30, 8, 2, 2, 2)
+    maker = BatchMaker(config, cache)
+    two = [i for i, spec in enumerate(maker.specs) if len(spec.actors) == 2]
+    assert all(bool(cache.references[i, :, 1].any()) == (i in two) for i in range(30))
+    seen = set()
+    for step in range(30):
+        batch = maker.training_batch(step)
+        kinds = tuple(batch.frames.kinds.tolist())
+        seen.add(kinds)
+        assert torch.equal(batch.sample[:, :, 2:], cache.references[batch.indices][:, :, : len(kinds) - 2].float())
+        if len(kinds) == 4:
+            assert set(batch.indices) <= set(two)
+            told = [text for text in batch.captions if text]
+            assert all(("subject 1" in text and "subject 2" in text) or "主角1" in text for text in told)
+    assert seen == {(0, 1, 3), (0, 1, 3, 4)}
 
 
 # Configuration

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,6 +21,9 @@ from videogen.conditioning.camera import CAMERA_DIM, camera_vectors, parse_camer
 from videogen.conditioning.frames import FrameSequence, build_frames
 from videogen.training.config import TrainConfig
 from videogen.training.latent_cache import LatentCache, guide_frames
+
+TWO_SUBJECTS_SHARE = 0.35
+"""Of the micro-batches with references, where clips show two actors."""
 
 
 @dataclass
@@ -65,6 +69,7 @@ class BatchMaker:
             raise ValueError(
                 f"`data.num_validation` must leave clips to train on, got {num_validation} of {len(cache)}; use fewer."
             )
+        self.pairs: list[int] = []  # clips with a reference of each of two actors
         self.train_windows = [i for i, clip in enumerate(cache.window_index.tolist()) if clip < self.num_train]
         usable = {"subject": cache.has_references, "extend": cache.clips.shape[2] > 1}
         self.tasks = {t: share for t, share in config.tasks.items() if share > 0 and usable.get(t, True)}
@@ -74,6 +79,8 @@ class BatchMaker:
             from videogen.data.stage import ClipSpec
 
             self.specs = [ClipSpec.from_json(record["spec"]) for record in cache.records]
+            if cache.references.shape[2] > 1:
+                self.pairs = [i for i in range(self.num_train) if len(self.specs[i].actors) > 1]
         else:
             self.plans = [parse_camera(record["caption"]) for record in cache.records]
 
@@ -103,6 +110,10 @@ class BatchMaker:
     ) -> Batch:
         cache, data = self.cache, self.config.data
         windows = None
+        num_subjects = 1
+        if task == "subject" and self.pairs and layout.random() < TWO_SUBJECTS_SHARE:
+            num_subjects = 2
+            indices = [chooser.choice(self.pairs) for _ in indices]
         if task == "extend" and self.train_windows:
             windows = [chooser.choice(self.train_windows) for _ in indices]
             indices = cache.window_index[windows].tolist()
@@ -131,12 +142,12 @@ class BatchMaker:
         elif task == "extend":
             known = video[:, :, : layout.randint(1, num_latent_frames - 1)]
         elif task == "subject":
-            references = cache.references[indices].float()
+            references = cache.references[indices][:, :, :num_subjects].float()
 
         dropout = data.caption_dropout if dropout is None else dropout
         captions, cameras = [], []
         for index in indices:
-            caption, segments = self._words(index, task, chooser)
+            caption, segments = self._words(index, task, chooser, num_subjects)
             dropped = chooser.random() < dropout
             captions.append("" if dropped else caption)
             cameras.append(
@@ -157,7 +168,9 @@ class BatchMaker:
         sample = torch.cat([video, sequence.latents[:, :, num_latent_frames:]], dim=2)
         return Batch(task, sequence, sample, captions, indices)
 
-    def _words(self, index: int, task: str, chooser: random.Random) -> tuple[str, tuple[tuple[str, ...], ...]]:
+    def _words(
+        self, index: int, task: str, chooser: random.Random, num_subjects: int = 1
+    ) -> tuple[str, tuple[tuple[str, ...], ...]]:
         """Caption and camera segments to tell by vector; the move is told one way or the other."""
         data = self.config.data
         if data.source == "folder":  # brackets become vectors, as in a prompt
@@ -170,8 +183,11 @@ class BatchMaker:
         by_vector = chooser.random() < data.camera_vector_share
         style = "none" if by_vector or task == "image" else "words"
         text = caption(spec, chooser, language=language, style=style)  # type: ignore[arg-type]
-        if task == "subject":
+        if task == "subject" and num_subjects == 1:
             text = name_the_subject(text, spec.actors[0].name, language)
+        elif task == "subject":
+            for number, actor in enumerate(spec.actors, 1):
+                text = name_the_subject(text, actor.name, language, number)
         told = by_vector and spec.camera_told and task != "image"
         return text, spec.camera if told else ()
 
@@ -190,28 +206,30 @@ def _camera_of(
     return camera_vectors(segments, num_frames + skipped, scale_factor_temporal)[-num_latent_frames:]
 
 
-def name_the_subject(caption: str, actor: str, language: str) -> str:
-    """The caption with its first actor called "the subject" (主角), as prompts with a reference image call it."""
-    for name, replacement in _subject_names(actor, language):
-        position = caption.find(name)
-        if position >= 0:
-            return caption[:position] + replacement + caption[position + len(name) :]
+def name_the_subject(caption: str, actor: str, language: str, number: int = 0) -> str:
+    """The caption with an actor called "the subject" (主角), or "subject 1" (主角1) given a number, as prompts with reference
+    pictures call it."""
+    subject = "主角" if language == "zh" else "subject" if number else "the subject"
+    if number:
+        subject += str(number) if language == "zh" else f" {number}"
+    for pattern in _actor_patterns(actor, language):
+        renamed, count = pattern.subn(subject, caption, count=1)
+        if count:
+            return renamed
     return caption
 
 
 @lru_cache(maxsize=4096)
-def _subject_names(actor: str, language: str) -> list[tuple[str, str]]:
+def _actor_patterns(actor: str, language: str) -> list[re.Pattern[str]]:
+    """What captions call an actor, the longest name first."""
     from videogen.data.stage.actors import load_actors
 
     entry = load_actors()[actor]
     if language == "zh":
         names = [entry.name_zh, *entry.synonyms_zh, *entry.held_out_synonyms_zh]
-        return [(f"一个{name}", "主角") for name in sorted(names, key=len, reverse=True)]
+        return [re.compile(f"一个{name}") for name in sorted(names, key=len, reverse=True)]
     names = [entry.name, *entry.synonyms_en, *entry.held_out_synonyms_en]
-    return [
-        (f"{'an' if name[0] in 'aeiou' else 'a'} {name}", "the subject")
-        for name in sorted(names, key=len, reverse=True)
-    ]
+    return [re.compile(rf"\ban? {re.escape(name)}\b") for name in sorted(names, key=len, reverse=True)]
 
 
 def caption_corpus(config: TrainConfig, cache: LatentCache) -> list[str]:

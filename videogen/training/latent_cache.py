@@ -8,7 +8,7 @@ shards. Per clip:
 | --- | --- | --- |
 | `clips` | `[M, C, f, h, w]` | the whole clip |
 | `guides` | `[M, C, g, h, w]` | `guide_frames` of it, each encoded alone as an image (keyframes; the last one is the last image) |
-| `references` | `[M, C, 1, h, w]` | the first actor in another scene, light and pose (Stage only; zeros otherwise) |
+| `references` | `[M, C, r, h, w]` | each of up to r actors in another scene, light and pose; zeros where there is no second actor, and for folders |
 | `windows` | `[m, C, f, h, w]` | a window of the same length cut from mid-clip, for the clips named in `window_index [m]` |
 
 `M` clips of the shard, `C f h w` latent sizes. Latents are normalised.
@@ -72,18 +72,20 @@ def _encode_images(vae: torch.nn.Module, frames: Tensor) -> Tensor:
 def _stage_shard(
     data: DataConfig, seed: int, indices: range, vae: torch.nn.Module
 ) -> tuple[dict[str, Tensor], list[dict]]:
-    from videogen.data.stage import render, rungs, sample_spec
+    from videogen.data.stage import ClipSpec, render, rungs, sample_spec
 
     vocabulary = rungs()[data.rung]
     generators = [random.Random(f"clip {seed} {index}") for index in indices]
     specs = [sample_spec(generator, vocabulary) for generator in generators]
-    poses = []
+    poses: list[list[ClipSpec]] = []  # per clip and actor
     for spec, generator in zip(specs, generators, strict=True):
-        other = sample_spec(generator, vocabulary)
-        while len(vocabulary.scenes) > 1 and other.scene == spec.scene:
+        poses.append([])
+        for shown in spec.actors:
             other = sample_spec(generator, vocabulary)
-        actor = replace(other.actors[0], name=spec.actors[0].name)
-        poses.append(replace(other, actors=(actor,), relation=None, event=None))
+            while len(vocabulary.scenes) > 1 and other.scene == spec.scene:
+                other = sample_spec(generator, vocabulary)
+            actor = replace(other.actors[0], name=shown.name)
+            poses[-1].append(replace(other, actors=(actor,), relation=None, event=None))
     long = {i for i, generator in enumerate(generators) if generator.random() < data.mid_clip_share}
     size: dict[str, Any] = {"height": data.height, "width": data.width, "fps": data.fps}
     parts: dict[str, list[Tensor]] = {"clips": [], "guides": [], "references": [], "windows": []}
@@ -92,7 +94,13 @@ def _stage_shard(
         video = render(specs[some], num_frames=data.num_frames, **size)
         parts["clips"].append(encode(vae, video))
         parts["guides"].append(_encode_images(vae, video[:, :, list(guide_frames(data.num_frames))]))
-        parts["references"].append(_encode_images(vae, render(poses[some], num_frames=1, **size)))
+        pictures = video.new_zeros(len(video), 3, vocabulary.max_actors, data.height, data.width)
+        for i, of_clip in enumerate(poses[some]):
+            pictures[i, :, : len(of_clip)] = render(of_clip, num_frames=1, **size)[:, :, 0].transpose(0, 1)
+        references = _encode_images(vae, pictures)
+        for i, of_clip in enumerate(poses[some]):
+            references[i, :, len(of_clip) :] = 0
+        parts["references"].append(references)
     chosen = sorted(long)
     step = data.num_frames // 2
     for start in range(0, len(chosen), data.encode_batch_size):
