@@ -12,7 +12,7 @@ import resource, torch
 from videogen.data.allocator import keep_freed_memory
 {setting}
 torch.set_num_threads(1)
-for _ in range(3):
+for _ in range(12):
     torch.ones(24_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):

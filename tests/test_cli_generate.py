@@ -296,12 +296,15 @@ def test_bad_input_of_the_other_commands(
 
 
 def test_interrupt_in_mid_run_leaves_nothing(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # A test run in the background of a shell starts with SIGINT ignored.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
     try:
         code = main(["generate", "a fox", "--steps", "1000", "--model", str(model), "-o", str(tmp_path / "a.mp4")])
     finally:
         timer.cancel()
+        signal.signal(signal.SIGINT, previous)
     assert code == 130
     assert "Cancelled" in capsys.readouterr().err
     assert files(tmp_path) == set()
