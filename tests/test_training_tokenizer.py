@@ -1,7 +1,9 @@
 """The tokenizer's training loop: it learns, resumes exactly, and draws its clips by (seed, step)."""
 
 import json
+import os
 import random
+import signal
 
 import cv2
 import numpy as np
@@ -95,6 +97,32 @@ def test_max_minutes_only_stops(tmp_path):
     training.train_tokenizer(small_config(output=str(tmp_path), steps=1000), max_minutes=0.0)
     assert len(losses(tmp_path)) <= 2
     assert (tmp_path / "vae" / "config.json").is_file()
+
+
+def test_interrupt_stops_with_a_checkpoint_and_weights(tmp_path, monkeypatch):
+    agree = training.agree
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return agree(*arguments)
+
+    monkeypatch.setattr(training, "agree", interrupted)
+    training.train_tokenizer(small_config(output=str(tmp_path), steps=1000))
+    assert len(losses(tmp_path)) == 2  # the signal came during the first step
+    assert (tmp_path / "checkpoint-00000002").is_dir() and (tmp_path / "vae" / "config.json").is_file()
+
+
+def test_a_run_is_never_written_over(tmp_path):
+    config = small_config(output=str(tmp_path), steps=1)
+    training.train_tokenizer(config)
+    with pytest.raises(ValueError, match=r"`output` must be a new folder, .* holds a run"):
+        training.train_tokenizer(config)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "latent_penalty", lambda latents: latents.mean() * float("nan"))
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 1; lower `learning_rate`"):
+        training.train_tokenizer(small_config(output=str(tmp_path), steps=3))
 
 
 def test_batches_depend_on_seed_and_step_alone():

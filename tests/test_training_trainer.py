@@ -193,6 +193,30 @@ def test_time_limit_stops_with_a_checkpoint(ground):
     assert trainer.step == 0
 
 
+def test_interrupt_stops_with_a_checkpoint(ground, monkeypatch):
+    monkeypatch.setattr(Trainer, "draw_sheet", lambda trainer: os.kill(os.getpid(), signal.SIGINT))
+    trainer, reason = train(_config(ground, ground / "interrupted", log={"sample_every": 1}))
+    assert (trainer.step, reason) == (1, "signal")
+    assert [path.name for path in list_checkpoints(ground / "interrupted")] == ["checkpoint-00000001"]
+
+
+def test_the_command_explains_what_is_wrong_in_one_line(ground, whole_run, tmp_path, capsys):
+    from videogen.cli import main
+
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(_raw(ground, whole_run[0])))
+    for arguments, message in (
+        (["none.yaml"], "does not exist"),
+        ([str(path)], "`output` must be a new folder"),
+        ([str(path), "--set", "bach_size=4"], "`bach_size`: Extra inputs are not permitted"),
+        ([str(path), "--max-minutes", "0"], "`--max-minutes` must be above 0, got 0"),
+        ([str(path), "--max-minutes", "nan"], "`--max-minutes` must be above 0, got nan"),
+    ):
+        assert main(["train", *arguments]) == 2
+        errors = capsys.readouterr().err.splitlines()
+        assert len(errors) == 1 and errors[0].startswith("Error: ") and message in errors[0]
+
+
 def test_misuse_is_refused(ground, whole_run):
     with pytest.raises(ValueError, match="`output` must be a new folder"):
         Trainer(_config(ground, whole_run[0]))

@@ -21,9 +21,9 @@ def train(
     from videogen.training.config import load_config, read_yaml
 
     overrides = [*(set_ or []), *([f"output={output}"] if output else [])]
+    if not max_minutes > 0:
+        raise ValueError(f"`--max-minutes` must be above 0, got {max_minutes:g}.")
     try:
-        if not max_minutes > 0:
-            raise ValueError(f"`--max-minutes` must be above 0, got {max_minutes:g}.")
         if read_yaml(config).get("task") == "tokenizer":
             from videogen.training.tokenizer import load_tokenizer_config, train_tokenizer
 
@@ -33,6 +33,6 @@ def train(
         from videogen.training.trainer import train as run
 
         run(load_config(config, overrides), resume, init_from, max_minutes)
-    except (ValueError, FloatingPointError, ImportError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+    except FloatingPointError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from error

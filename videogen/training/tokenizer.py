@@ -47,7 +47,9 @@ from videogen.training.checkpoint import (
 )
 from videogen.training.config import _Section, apply_overrides, read_yaml
 from videogen.training.ema import ExponentialMovingAverage
+from videogen.training.metrics import MetricsFile
 from videogen.training.muon import Muon
+from videogen.training.signals import stop_requests
 
 ClipSource = Callable[[int, int, int], tuple[Tensor, Tensor]]
 """(seed, group, count) -> video [count, 3, F, H, W] in -1..1 and boxes [count, A, F, 4] in pixels, NaN where none."""
@@ -453,7 +455,7 @@ def train_tokenizer(
 
     Args:
         config: of the run.
-        max_minutes: stop after so many minutes of this call, and finish as if done.
+        max_minutes: stop after so many minutes of this call, and finish as if done; so do Ctrl-C and SIGTERM.
         decay_minutes: let the learning rate fall to 0 over the last so many of `max_minutes`.
         resume: go on from the folder's newest checkpoint.
         init_from: folder of a saved tokenizer to start from, with a fresh optimiser.
@@ -462,8 +464,9 @@ def train_tokenizer(
         The last validation's numbers.
 
     Raises:
-        ValueError: nothing to resume from, both kinds of start asked for, a frozen encoder without weights, or a decay
-            longer than the run.
+        ValueError: nothing to resume from, a run in the way, both kinds of start asked for, a frozen encoder without
+            weights, or a decay longer than the run.
+        FloatingPointError: the loss is not finite.
     """
     if resume and init_from:
         raise ValueError("`resume` and `init_from` exclude each other; `init_from` starts a fresh optimiser.")
@@ -473,6 +476,13 @@ def train_tokenizer(
         raise ValueError(f"`decay_minutes` must be at most `max_minutes`, got {decay_minutes} and {max_minutes}.")
     started = time.monotonic()
     folder = Path(config.output)
+    saved = list_checkpoints(folder)
+    if resume and not saved:
+        raise ValueError(f"`resume` needs a checkpoint in {config.output!r}, there is none; start without it.")
+    if saved and not resume:
+        raise ValueError(
+            f"`output` must be a new folder, {config.output!r} holds a run; resume it or name another folder."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     device = torch.device(
         ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
@@ -488,95 +498,95 @@ def train_tokenizer(
     ema = ExponentialMovingAverage(model, config.ema_decay)
     step = 0
     if resume:
-        saved = list_checkpoints(folder)
-        if not saved:
-            raise ValueError(f"`resume` needs a checkpoint in {config.output!r}, there is none; start without it.")
         files, state = load_checkpoint(saved[-1])
         load_model_tensors(model, files["model"])
         ema.load_state_dict(files["ema"])
         for index, optimizer in enumerate(optimizers):
             load_optimizer_tensors(optimizer, files[f"optimizer_{index}"])
         step = state["step"]
-    (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    if processes.is_main_process:
+        (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        metrics = MetricsFile(folder / "metrics.jsonl", step)
 
     pool = ClipPool(config.model_copy(update={"seed": config.seed + 1_000_003 * processes.process_index}))
     validation = validation_clips(config)
     forward = torch.compile(model.forward_train) if config.compile else model.forward_train
     noise = torch.Generator(device)
     bf16 = config.precision == "bf16"
-    metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
     scores: dict[str, float] = {}
     clips, mark = 0, time.monotonic()
     sums: dict[str, float] = {}
-    stop = False
-    while not stop:
-        minutes = (time.monotonic() - started) / 60
-        rate = learning_rate(config, step)
-        if decay_minutes and max_minutes is not None:
-            rate *= max(0.0, min(1.0, (max_minutes - minutes) / decay_minutes))
-        minutes_over = max_minutes is not None and minutes >= max_minutes
-        rate, minutes_over = agree(processes, rate, minutes_over)
-        video, boxes = pool.batch(step)
-        weight = None
-        if config.loss.actor_weight > 0 and not boxes.isnan().all():
-            weight = actor_weight(boxes, video.shape, config.loss.actor_weight).to(device)
-        video = video.to(device)
-        noise.manual_seed((config.seed << 32) + step)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            sample, latents = forward(video, config.loss.noise, noise)
-        parts = reconstruction_loss(sample, video, weight, config.loss.mse_weight, config.loss.band_weight)
-        loss = parts.pop("total")
-        if config.loss.penalty_weight > 0 and not config.freeze_encoder:
-            parts["penalty"] = latent_penalty(latents)
-            loss = loss + config.loss.penalty_weight * parts["penalty"]
-        if config.loss.smoothness_weight > 0 and not config.freeze_encoder:
-            parts["smoothness"] = smoothness_penalty(latents)
-            loss = loss + config.loss.smoothness_weight * parts["smoothness"]
-        loss.backward()
-        average_gradients(processes, model)
-        parts["gradient_norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-        model.zero_grad(set_to_none=True)
-        step += 1
-        ema.update(step)
-        clips += len(video) * processes.num_processes
-        parts["loss"] = loss
-        for name, value in parts.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach())
+    stop, first_step = False, step
+    with stop_requests() as stopped:
+        while not stop:
+            minutes = (time.monotonic() - started) / 60
+            rate = learning_rate(config, step)
+            if decay_minutes and max_minutes is not None:
+                rate *= max(0.0, min(1.0, (max_minutes - minutes) / decay_minutes))
+            enough = stopped() or (max_minutes is not None and minutes >= max_minutes)
+            rate, enough = agree(processes, rate, enough)
+            video, boxes = pool.batch(step)
+            weight = None
+            if config.loss.actor_weight > 0 and not boxes.isnan().all():
+                weight = actor_weight(boxes, video.shape, config.loss.actor_weight).to(device)
+            video = video.to(device)
+            noise.manual_seed((config.seed << 32) + step)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                sample, latents = forward(video, config.loss.noise, noise)
+            parts = reconstruction_loss(sample, video, weight, config.loss.mse_weight, config.loss.band_weight)
+            loss = parts.pop("total")
+            if config.loss.penalty_weight > 0 and not config.freeze_encoder:
+                parts["penalty"] = latent_penalty(latents)
+                loss = loss + config.loss.penalty_weight * parts["penalty"]
+            if config.loss.smoothness_weight > 0 and not config.freeze_encoder:
+                parts["smoothness"] = smoothness_penalty(latents)
+                loss = loss + config.loss.smoothness_weight * parts["smoothness"]
+            loss.backward()
+            average_gradients(processes, model)
+            parts["gradient_norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
+            model.zero_grad(set_to_none=True)
+            step += 1
+            ema.update(step)
+            clips += len(video) * processes.num_processes
+            parts["loss"] = loss
+            for name, value in parts.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach())
 
-        minutes = (time.monotonic() - started) / 60
-        stop = step >= config.steps or minutes_over
-        if processes.is_main_process and (step % config.log_every == 0 or stop):
-            count = (step - 1) % config.log_every + 1
-            row: dict[str, float] = {name: round(value / count, 6) for name, value in sums.items()}
-            row.update(step=step, learning_rate=rate, minutes=round(minutes, 2))
-            row["clips_per_second"] = round(clips / (time.monotonic() - mark), 2)
-            clips, mark, sums = 0, time.monotonic(), {}
-            if not np.isfinite(row["loss"]):
-                raise RuntimeError(f"the loss is {row['loss']} at step {step}; lower `learning_rate` and resume.")
-            if step % config.validate_every == 0 or stop:
-                with ema.applied():
-                    scores = validate(model, validation, device, folder / "samples" / f"{step:08d}.png")
-                row.update(scores)
-                mark = time.monotonic()
-            metrics.write(json.dumps(row) + "\n")
-            metrics.flush()
-            left = (config.steps - step) * (minutes * 60 / max(1, step)) / 60 if max_minutes is None else 0
-            left = max_minutes - minutes if max_minutes is not None else left
-            print(
-                f"step {step}/{config.steps}  loss {row['loss']:.4f}  l1 {row['l1']:.4f}  lr {rate:.2e}  "
-                f"{row['clips_per_second']:.1f} clips/s  {left:.1f} min left"
-                + "".join(f"  {name} {value:.2f}" for name, value in row.items() if name.startswith("psnr")),
-                flush=True,
-            )
-        if processes.is_main_process and (step % config.checkpoint_every == 0 or stop):
-            files = {"model": model_tensors(model), "ema": ema.state_dict()}
-            files.update({f"optimizer_{i}": optimizer_tensors(optimizer) for i, optimizer in enumerate(optimizers)})
-            save_checkpoint(folder, step, files, {"clips_per_step": len(video)})
-    metrics.close()
+            minutes = (time.monotonic() - started) / 60
+            stop = step >= config.steps or enough
+            if processes.is_main_process and (step % config.log_every == 0 or stop):
+                count = (step - 1) % config.log_every + 1
+                row: dict[str, float] = {name: round(value / count, 6) for name, value in sums.items()}
+                row.update(step=step, learning_rate=rate, minutes=round(minutes, 2))
+                row["clips_per_second"] = round(clips / (time.monotonic() - mark), 2)
+                clips, mark, sums = 0, time.monotonic(), {}
+                if not np.isfinite(row["loss"]):
+                    raise FloatingPointError(
+                        f"the loss is {row['loss']} at step {step}; lower `learning_rate` and resume."
+                    )
+                if step % config.validate_every == 0 or stop:
+                    with ema.applied():
+                        scores = validate(model, validation, device, folder / "samples" / f"{step:08d}.png")
+                    row.update(scores)
+                    mark = time.monotonic()
+                metrics.write(row)
+                left = (config.steps - step) * minutes / (step - first_step)
+                if max_minutes is not None:
+                    left = max(0.0, min(left, max_minutes - minutes))
+                print(
+                    f"step {step}/{config.steps}  loss {row['loss']:.4f}  l1 {row['l1']:.4f}  lr {rate:.2e}  "
+                    f"{row['clips_per_second']:.1f} clips/s  {left:.1f} min left"
+                    + "".join(f"  {name} {value:.2f}" for name, value in row.items() if name.startswith("psnr")),
+                    flush=True,
+                )
+            if processes.is_main_process and (step % config.checkpoint_every == 0 or stop):
+                files = {"model": model_tensors(model), "ema": ema.state_dict()}
+                files.update({f"optimizer_{i}": optimizer_tensors(optimizer) for i, optimizer in enumerate(optimizers)})
+                save_checkpoint(folder, step, files, {"clips_per_step": len(video)})
 
     if processes.is_main_process:
         with ema.applied():

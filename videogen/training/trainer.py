@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 import platform
 import shutil
-import signal
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -43,6 +42,7 @@ from videogen.training.latent_cache import LatentCache, build_cache, count_clips
 from videogen.training.metrics import QUARTERS, LossMeter, MetricsFile, Progress, duration, plot_metrics
 from videogen.training.muon import Muon, split_parameters
 from videogen.training.sheets import default_prompts, draw_samples, write_sheet
+from videogen.training.signals import stop_requests
 
 
 class VideoModel(nn.Module):
@@ -142,7 +142,6 @@ class Trainer:
         self.prepared = [self.accelerator.prepare_optimizer(optimizer) for optimizer in self.optimizers.values()]
         self.params = [param for param in self.model.parameters() if param.requires_grad]
         self.validation = self.batches.validation_batch()
-        self.stop = False
 
     def _print(self, text: str) -> None:
         if self.accelerator.is_main_process:
@@ -275,7 +274,7 @@ class Trainer:
         self._print(
             f"training from step {self.step} to {self.last_step}: parameters {counts}, tasks {self.batches.tasks}"
         )
-        with self._signals():
+        with stop_requests() as self.stop_requested:
             while self.step < self.last_step:
                 if self._should_stop(deadline):
                     break
@@ -313,7 +312,7 @@ class Trainer:
 
     def _should_stop(self, deadline: float) -> bool:
         """Whether any process has had a signal or reached the time limit: all stop at the same step."""
-        stop = self.stop or time.monotonic() > deadline
+        stop = self.stop_requested() or time.monotonic() > deadline
         if self.accelerator.num_processes == 1:
             return stop
         flag = torch.tensor([float(stop)], device=self.device)
@@ -421,23 +420,6 @@ class Trainer:
             plot_metrics(metrics.read(), self.folder / "metrics.png")
         except ImportError as error:
             self._print(f"no plot: {error}")
-
-    @contextmanager
-    def _signals(self):
-        """Within the context SIGINT and SIGTERM end the run after the current step, with a checkpoint."""
-
-        def handle(signum, frame):
-            self.stop = True
-
-        try:
-            previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not in the main thread
-            previous = {}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
 
 def load_vae(folder: str) -> Any:
