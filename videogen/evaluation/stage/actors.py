@@ -473,8 +473,19 @@ def _trimmed(track: ActorTrack) -> ActorTrack:
     good = np.flatnonzero(np.nan_to_num(track.score, nan=-1.0) > 0.55 * np.nanmax(track.score))
     outside = np.ones(len(track.score), bool)
     outside[good[0] : good[-1] + 1] = False
-    arrays = ("x", "y", "half", "angle", "score", "gain", "evidence", "rival_score")
-    return replace(track, **{name: np.where(outside, np.nan, getattr(track, name)) for name in arrays})
+    kept = lambda values: np.where(outside, np.nan, values)  # noqa: E731
+    return ActorTrack(
+        name=track.name,
+        x=kept(track.x),
+        y=kept(track.y),
+        half=kept(track.half),
+        angle=kept(track.angle),
+        score=kept(track.score),
+        gain=kept(track.gain),
+        evidence=kept(track.evidence),
+        rival=track.rival,
+        rival_score=kept(track.rival_score),
+    )
 
 
 def _blank(maps: Tensor, track: ActorTrack, frames: Sequence[int]) -> None:

@@ -21,6 +21,7 @@ _SCORE_AND_GAIN = 1.1  # mean concordance plus half the contrast: a ghost has li
 _MARGIN = 0.12  # before the next best actor
 _GAIN = (0.5, 1.6)  # contrast relative to the sprite
 _SECOND_SCORE, _SECOND_EVIDENCE = 0.8, 0.12
+_SKY, _IN_THE_SKY = -0.35, 0.86  # so high up a second actor must match better than the moon matches a penguin
 _SCENE_DISTANCE, _SCENE_RATIO = 2.6, 0.8  # nearest scene's prototypes; relative to the next scene's
 _RATE = (0.4, 2.0)  # a camera command's speed relative to the standard one; less is no move
 _COMMANDS = {
@@ -126,6 +127,8 @@ def _recognised(track: ActorTrack, second: bool, aspect: float) -> bool:
     if not _GAIN[0] < contrast < _GAIN[1] or gain[1] < 0.75 * contrast or mean + contrast / 2 < _SCORE_AND_GAIN:
         return False
     if second and (evidence < _SECOND_EVIDENCE or np.median(track.half[seen]) < SECOND_HALF):
+        return False
+    if second and np.median(track.y[seen]) < _SKY and mean < _IN_THE_SKY:
         return False
     return not _vanishes(track, aspect)
 
