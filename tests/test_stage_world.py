@@ -157,6 +157,14 @@ def test_moving_the_camera_shows_parallax_and_turning_it_does_not(command):
     assert moved(turned, NEAR) == pytest.approx(moved(turned, FAR), rel=1e-6)
 
 
+def test_the_camera_moves_steadily():
+    times = np.arange(17) / 12
+    for command in ("Pan left", "Truck right", "Zoom in", "Push in", "Tilt down"):
+        track = _camera_track(_spec(camera=((command,),)), np.random.default_rng(2), times, 1 / 12)
+        moving = [path for name, path in track.items() if name != "tracking" and np.ptp(path) > 0]
+        assert len(moving) == 1 and np.allclose(np.diff(moving[0]), np.diff(moving[0])[0])
+
+
 def test_pan_left_moves_the_picture_right():
     clip = render([_spec(camera=(("Pan left",),), actors=(ActorSpec("fox", "stays"),))])[0].mean(0)  # [F, H, W]
     shifts = range(-30, 31)

@@ -94,7 +94,7 @@ def _camera_track(spec: ClipSpec, rng: np.random.Generator, times: np.ndarray, s
     for name, amplitude in CAMERA_SPEED.items():
         if name == "shake":
             continue
-        path = np.concatenate([[0.0], np.cumsum(amplitude * speed[name] * step)[1:]])
+        path = np.concatenate([[0.0], np.cumsum(amplitude * speed[name][1:] * step)])
         # Sideways moves are centred; those in depth only ever come nearer than rest, so that scenery always fills the frame.
         track[name] = path - path.min() if name in ("push", "zoom") else path - (path.max() + path.min()) / 2
     for axis in ("pan", "tilt"):
