@@ -315,7 +315,11 @@ def test_interrupt_in_mid_run_leaves_nothing(model: Path, tmp_path: Path, capsys
 def test_signals_to_the_program_leave_nothing(model: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
     command = [sys.executable, "-c", "import sys; from videogen.cli import main; sys.exit(main())", "generate", "a fox"]
     command += ["--steps", "1000", "--num-videos", "9", "--model", str(model), "-o", str(tmp_path / "a.mp4")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+
+    def as_in_a_terminal() -> None:  # a test run in the background of a shell starts with SIGINT ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal) as process:
         assert process.stderr is not None
         assert "step 250 of 1000" in process.stderr.readline()
         process.send_signal(number)
