@@ -87,6 +87,24 @@ def test_the_import_reader_sees_every_form() -> None:
     assert level("videogen.training.muon") == 4 and level("torch.nn") is None
 
 
+def test_tables_that_stand_twice_are_equal() -> None:
+    """Some stand in two places, because the one place may not import the other or should not load what it loads."""
+    from videogen.cli import run
+    from videogen.conditioning import camera, frames
+    from videogen.data import video
+    from videogen.data.stage import vocabulary
+    from videogen.data.stage.render import _COMMAND
+    from videogen.models import embeddings
+    from videogen_pipelines import base
+
+    assert {name: effect for name, effect in camera._EFFECTS.items() if effect is not None} == _COMMAND
+    assert set(vocabulary.CAMERAS) == set(camera.CAMERA_COMMANDS)
+    for name in ("KIND_FIRST", "KIND_VIDEO", "KIND_GUIDE", "NUM_KINDS"):
+        assert getattr(frames, name) == getattr(embeddings, name)
+    assert frames.KIND_REFERENCE == embeddings.KIND_REFERENCE_1
+    assert run.SHIPPED_MODEL == base.SHIPPED_WEIGHTS and run.VIDEO_SUFFIXES == video.VIDEO_SUFFIXES
+
+
 def test_kernels_is_never_a_package() -> None:
     assert not (ROOT / "kernels" / "__init__.py").exists(), "it would shadow the package that transformers looks for"
     assert not (ROOT / "pipelines" / "__init__.py").exists()
