@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -12,11 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 TASKS = ("text", "first_image", "last_image", "keyframes", "extend", "subject", "image")
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Settings that refuse unknown keys and do not change."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class DataConfig(_Section):
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+class DataConfig(Section):
     """Where clips come from. They are encoded once into the latent cache.
 
     Attributes:
@@ -59,7 +64,7 @@ class DataConfig(_Section):
         return self
 
 
-class TextConfig(_Section):
+class TextConfig(Section):
     """The text tokenizer, trained at the start of a run on the captions."""
 
     vocab_size: int = Field(default=1024, ge=300)
@@ -67,7 +72,7 @@ class TextConfig(_Section):
     corpus_size: int = Field(default=4000, ge=1)
 
 
-class FlowConfig(_Section):
+class FlowConfig(Section):
     """Noise levels and loss, see `videogen.diffusion.flow_matching`."""
 
     mean: float = 0.0
@@ -77,7 +82,7 @@ class FlowConfig(_Section):
     contrastive_weight: float = Field(default=0.0, ge=0)
 
 
-class OptimizerConfig(_Section):
+class OptimizerConfig(Section):
     """AdamW with Muon for the hidden matrices; both use `learning_rate` (Muon's updates are scaled to AdamW's size)."""
 
     learning_rate: float = Field(default=2e-3, gt=0)
@@ -88,7 +93,7 @@ class OptimizerConfig(_Section):
     max_grad_norm: float = Field(default=1.0, gt=0)
 
 
-class ScheduleConfig(_Section):
+class ScheduleConfig(Section):
     """Warm-up, constant, decay; all in steps.
 
     Attributes:
@@ -115,25 +120,25 @@ class ScheduleConfig(_Section):
         return scale
 
 
-class CurriculumConfig(_Section):
+class CurriculumConfig(Section):
     """Learn to draw first: the first steps see single images only (one latent frame each)."""
 
     image_only_steps: int = Field(default=0, ge=0)
 
 
-class RouterConfig(_Section):
+class RouterConfig(Section):
     """Balancing of the experts: bias step per optimiser step, and weight of an optional auxiliary loss."""
 
     bias_rate: float = Field(default=1e-3, ge=0)
     balance_loss_weight: float = Field(default=0.0, ge=0)
 
 
-class EmaConfig(_Section):
+class EmaConfig(Section):
     max_decay: float = Field(default=0.9995, ge=0, lt=1)
     power: float = Field(default=6.94, ge=0)
 
 
-class LogConfig(_Section):
+class LogConfig(Section):
     """How often, in steps; 0 = never."""
 
     metrics_every: int = Field(default=50, ge=1)
@@ -145,7 +150,7 @@ class LogConfig(_Section):
     sample_prompts: tuple[str, ...] = ()
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """A whole run.
 
     Attributes:
@@ -240,9 +245,17 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     Raises:
         ValueError: with the setting's name and what is wrong, in one line.
     """
-    raw = apply_overrides(read_yaml(path), overrides)
+    return check_settings(TrainConfig, apply_overrides(read_yaml(path), overrides))
+
+
+def check_settings(kind: type[AnySection], raw: dict[str, Any]) -> AnySection:
+    """Settings as their checked type.
+
+    Raises:
+        ValueError: with the setting's name and what is wrong, in one line.
+    """
     try:
-        return TrainConfig(**raw)
+        return kind(**raw)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])

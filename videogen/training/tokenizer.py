@@ -28,7 +28,7 @@ import torch.nn.functional as F
 import yaml
 from accelerate import PartialState
 from einops import rearrange
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from tokenizer3d.autoencoder import CausalVideoAutoencoder
@@ -45,7 +45,7 @@ from videogen.training.checkpoint import (
     optimizer_tensors,
     save_checkpoint,
 )
-from videogen.training.config import _Section, apply_overrides, read_yaml
+from videogen.training.config import Section, apply_overrides, check_settings, read_yaml
 from videogen.training.ema import ExponentialMovingAverage
 from videogen.training.metrics import MetricsFile
 from videogen.training.muon import Muon
@@ -61,7 +61,7 @@ VALIDATION_SEED = 987_654_321
 # Configuration
 
 
-class SourceConfig(_Section):
+class SourceConfig(Section):
     """One kind of clips.
 
     Attributes:
@@ -87,7 +87,7 @@ class SourceConfig(_Section):
         return self
 
 
-class BatchConfig(_Section):
+class BatchConfig(Section):
     """One shape of batch; a step picks one by `share`. Frames beyond the clip's come from playing it back again."""
 
     num_frames: int = 17
@@ -101,7 +101,7 @@ class BatchConfig(_Section):
         return self
 
 
-class LossConfig(_Section):
+class LossConfig(Section):
     """Weights of the loss, see `tokenizer3d.losses`. `noise`: largest latent noise in deviations of its channel."""
 
     mse_weight: float = 1.0
@@ -112,7 +112,7 @@ class LossConfig(_Section):
     noise: float = Field(0.2, ge=0)
 
 
-class TokenizerTrainConfig(_Section):
+class TokenizerTrainConfig(Section):
     """A whole training run of the tokenizer.
 
     Attributes:
@@ -175,13 +175,7 @@ def load_tokenizer_config(path: str | Path, overrides: Sequence[str] = ()) -> To
     Raises:
         ValueError: with the setting's name and what is wrong.
     """
-    raw = apply_overrides(read_yaml(path), overrides)
-    try:
-        return TokenizerTrainConfig(**raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"`{name}`: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}.") from error
+    return check_settings(TokenizerTrainConfig, apply_overrides(read_yaml(path), overrides))
 
 
 # Clips
