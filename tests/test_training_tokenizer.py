@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from tokenizer3d.losses import actor_weight, latent_penalty, reconstruction_loss, smoothness_penalty
+from videogen.data.video import write_video
 from videogen.training import tokenizer as training
 
 SMALL = {
@@ -123,6 +124,23 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "latent_penalty", lambda latents: latents.mean() * float("nan"))
     with pytest.raises(FloatingPointError, match="the loss is nan at step 1; lower `learning_rate`"):
         training.train_tokenizer(small_config(output=str(tmp_path), steps=3))
+
+
+def test_videos_of_a_folder_are_played_and_short_ones_back_and_forth(tmp_path):
+    with pytest.raises(ValueError, match="`path` must be a folder of videos"):
+        training.SourceConfig(kind="videos", path=str(tmp_path / "none"))
+    with pytest.raises(ValueError, match=r"`path` must hold videos .*with none"):
+        training.video_source(str(tmp_path), 9, 32, 32, 12.0)
+    grey = np.arange(0, 240, 40, dtype=np.uint8)  # 6 frames, each brighter than the one before
+    write_video(tmp_path / "short.mp4", np.broadcast_to(grey[:, None, None, None], (6, 48, 64, 3)).copy(), 12.0)
+    source = training.SourceConfig(kind="videos", path=str(tmp_path))
+    video, boxes = training.make_source(source, 13, 32, 32)(0, 0, 2)
+    assert video.shape == (2, 3, 13, 32, 32) and boxes.isnan().all()
+    levels = (video.mean((1, 3, 4)) + 1) * 127.5 / 40
+    expected = torch.tensor([0, 1, 2, 3, 4, 5, 4, 3, 2, 1, 0, 1, 2.0])
+    torch.testing.assert_close(levels, expected.expand(2, 13), atol=0.1, rtol=0)
+    config = small_config(output=str(tmp_path / "run"), sources=(source,), steps=2)
+    assert training.train_tokenizer(config)["psnr_videos"] > 0
 
 
 def test_batches_depend_on_seed_and_step_alone():

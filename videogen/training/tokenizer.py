@@ -34,6 +34,7 @@ from torch import Tensor
 from tokenizer3d.autoencoder import CausalVideoAutoencoder
 from tokenizer3d.losses import actor_weight, latent_penalty, psnr, reconstruction_loss, smoothness_penalty
 from tokenizer3d.shapes import check_num_frames
+from videogen.data.folder import read_clip
 from videogen.data.stage import stage_clips
 from videogen.data.stage.actors import load_unnamed_sprites
 from videogen.training.checkpoint import (
@@ -55,6 +56,10 @@ ClipSource = Callable[[int, int, int], tuple[Tensor, Tensor]]
 """(seed, group, count) -> video [count, 3, F, H, W] in -1..1 and boxes [count, A, F, 4] in pixels, NaN where none."""
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+FOOTAGE_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif")
+MAX_STRETCHES = 8
+"""Of a clip's length: what lies further from the start of a video is not used."""
+
 VALIDATION_SEED = 987_654_321
 
 
@@ -65,25 +70,28 @@ class SourceConfig(Section):
     """One kind of clips.
 
     Attributes:
-        kind: "stage" renders Stage, "textures" moves random patterns, "images" moves pictures of a folder.
+        kind: "stage" renders Stage, "textures" moves random patterns, "images" moves pictures of a folder, "videos" plays
+            videos of a folder.
         share: relative number of groups.
         rung: of Stage.
         unnamed: folder of unnamed actors; empty for the default place; used only if it exists.
         unnamed_share: share of Stage clips played by unnamed actors.
-        path: folder of images (searched recursively).
+        path: folder of images or videos (searched recursively).
+        fps: frames per second that videos are played at.
     """
 
-    kind: Literal["stage", "textures", "images"]
+    kind: Literal["stage", "textures", "images", "videos"]
     share: float = Field(1.0, gt=0)
     rung: str = "rung4"
     unnamed: str = ""
     unnamed_share: float = Field(0.6, ge=0, le=1)
     path: str = ""
+    fps: float = Field(12.0, gt=0)
 
     @model_validator(mode="after")
     def _check(self):
-        if self.kind == "images" and not Path(self.path).is_dir():
-            raise ValueError(f"`path` must be a folder of images for the kind 'images', got {self.path!r}.")
+        if self.kind in ("images", "videos") and not Path(self.path).is_dir():
+            raise ValueError(f"`path` must be a folder of {self.kind} for the kind '{self.kind}', got {self.path!r}.")
         return self
 
 
@@ -285,6 +293,30 @@ def image_source(path: str, num_frames: int, height: int, width: int) -> ClipSou
     return draw
 
 
+def video_source(path: str, num_frames: int, height: int, width: int, fps: float) -> ClipSource:
+    """Stretches of the videos of a folder; one that is too short is played back and forth.
+
+    Raises:
+        ValueError: the folder holds no video.
+    """
+    files = sorted(file for file in Path(path).rglob("*") if file.suffix.lower() in FOOTAGE_SUFFIXES)
+    if not files:
+        raise ValueError(f"`path` must hold videos ({', '.join(FOOTAGE_SUFFIXES)}), got {path!r} with none.")
+
+    def draw(seed: int, group: int, count: int) -> tuple[Tensor, Tensor]:
+        generator = random.Random(f"videos:{seed}:{group}")
+        clips = []
+        for _ in range(count):
+            video = read_clip(generator.choice(files), MAX_STRETCHES * num_frames, height, width, fps)  # [3, F, H, W]
+            last = video.shape[1] - 1
+            start = generator.randint(0, max(0, last + 1 - num_frames))
+            turns = [abs((i + last) % (2 * last) - last) if last else 0 for i in range(start, start + num_frames)]
+            clips.append(video[:, turns])
+        return torch.stack(clips), no_boxes(count, num_frames)
+
+    return draw
+
+
 def texture_source(num_frames: int, height: int, width: int) -> ClipSource:
     """Coloured noise with a natural spectrum and hard-edged shapes in it, moved: stands in for photographs."""
 
@@ -322,6 +354,8 @@ def make_source(config: SourceConfig, num_frames: int, height: int, width: int) 
         return stage_source(config, num_frames, height, width)
     if config.kind == "images":
         return image_source(config.path, num_frames, height, width)
+    if config.kind == "videos":
+        return video_source(config.path, num_frames, height, width, config.fps)
     return texture_source(num_frames, height, width)
 
 
