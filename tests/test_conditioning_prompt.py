@@ -53,6 +53,7 @@ def test_unknown_english_words_with_nearest():
     assert found["foxx"] == ["fox"]
     assert found["dragon"] == [] and found["2"] == []
     assert found["jump"][0] == "jumps"
+    assert "fox" in unknown_words("a foks jumps", WORDS)["foks"]
 
 
 def test_chinese_longest_match():

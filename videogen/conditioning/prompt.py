@@ -80,7 +80,7 @@ def unknown_words(prompt: str, words: Mapping[str, Iterable[str]]) -> dict[str, 
             for part in _unmatched(text, known_zh, longest):
                 found.setdefault(part, difflib.get_close_matches(part, phrases_zh, n=3, cutoff=0.3))
         elif not known_en.intersection(_singulars(text)):
-            nearest = difflib.get_close_matches(text, sorted(known_en - _STOP_WORDS_EN), n=3, cutoff=0.6)
+            nearest = difflib.get_close_matches(text, sorted(known_en - _STOP_WORDS_EN), n=3, cutoff=0.55)
             found.setdefault(text, nearest)
     return found
 
