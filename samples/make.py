@@ -30,7 +30,11 @@ def main() -> None:
         output = pipe(prompt, seed=0, output_type="np")
         videos.append(output.uint8()[0])
         write_video(HERE / f"text-{number}.mp4", videos[-1], output.fps)
-    write_sheet(HERE / "shipped.png", videos, fps=output.fps, labels=PROMPTS, num_videos_per_row=2)
+    labels = [
+        prompt if prompt.isascii() else "(Chinese) a penguin moves left in the snow, [Static shot]"
+        for prompt in PROMPTS
+    ]
+    write_sheet(HERE / "shipped.png", videos, fps=output.fps, labels=labels, num_videos_per_row=2)
 
     picture = render([ClipSpec(actors=(ActorSpec("fox"),), scene="beach", light="day", seed=11)], num_frames=1)[0, :, 0]
     image = Image.fromarray(((picture.permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8))

@@ -97,6 +97,14 @@ def test_weights_are_bfloat16_with_routers_and_biases_exact(run: Path, tmp_path:
         assert torch.equal(loaded.transformer.state_dict()[name], exact[name])
 
 
+def test_no_folder_of_the_machine_is_published(run: Path, tmp_path: Path) -> None:
+    assert publish(run, tmp_path / "mine") == 0
+    for file in (tmp_path / "mine").rglob("*.json"):
+        assert str(tmp_path) not in file.read_text(encoding="utf-8") and str(run) not in file.read_text(
+            encoding="utf-8"
+        )
+
+
 def test_a_published_model_is_replaced_but_no_other_folder(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,6 +66,19 @@ def publish(
     temporary = output.with_name(f".{output.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     pipe.save_pretrained(temporary, max_shard_size=SHARD_SIZE)
-    shutil.copy(weights / "training.json", temporary / "training.json")
+    _without_paths(temporary, summary)
     replace_folder(temporary, output)
     return output
+
+
+def _without_paths(folder: Path, summary: dict[str, Any]) -> None:
+    """Writes `training.json` and takes out where things lay on the machine that trained: folders are no one else's."""
+    for file in folder.glob("*/config.json"):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    settings = {key: value for key, value in summary["config"].items() if key not in ("output", "tokenizer")}
+    if "data" in settings:
+        settings["data"] = {key: value for key, value in settings["data"].items() if key not in ("cache", "path")}
+    text = json.dumps({**summary, "config": settings}, ensure_ascii=False, indent=1) + "\n"
+    (folder / "training.json").write_text(text, encoding="utf-8")
