@@ -20,6 +20,9 @@ _MEAN_SCORE, _LEAST_SCORE = 0.76, 0.5  # concordance over the clip, and of the s
 _SCORE_AND_GAIN = 1.1  # mean concordance plus half the contrast: a ghost has little of both
 _MARGIN = 0.12  # before the next best actor
 _GAIN = (0.5, 1.6)  # contrast relative to the sprite
+_WINDOW = 3  # frames; a single bad frame is forgiven, a window of them is not
+_LOST, _LOST_AFTER_A_JUMP = 0.75, 0.88  # worst window's concordance relative to the best one's
+_JUMP, _JUMP_IN_SIZE = 0.85, 0.3  # between windows: way in `half`, and log ratio of sizes; a true actor jumps less
 _SECOND_SCORE, _SECOND_EVIDENCE = 0.8, 0.12
 _SKY, _IN_THE_SKY = -0.35, 0.86  # so high up a second actor must match better than the moon matches a penguin
 _SCENE_DISTANCE, _SCENE_RATIO = 2.6, 0.8  # nearest scene's prototypes; relative to the next scene's
@@ -130,7 +133,7 @@ def _recognised(track: ActorTrack, second: bool, aspect: float) -> bool:
         return False
     if second and np.median(track.y[seen]) < _SKY and mean < _IN_THE_SKY:
         return False
-    return not _vanishes(track, aspect)
+    return not (_vanishes(track, aspect) or _is_lost(track))
 
 
 def _vanishes(track: ActorTrack, aspect: float) -> bool:
@@ -142,6 +145,21 @@ def _vanishes(track: ActorTrack, aspect: float) -> bool:
         if alone and abs(track.x[frame]) < aspect - reach and abs(track.y[frame]) < 1 - reach:
             return True
     return False
+
+
+def _is_lost(track: ActorTrack) -> bool:
+    """Whether part of the clip shows scenery that happens to resemble the actor: it matches worse there, and lies elsewhere."""
+    seen = np.flatnonzero(track.visible)
+    if len(seen) < 2 * _WINDOW:
+        return False
+    path = np.stack([track.x, track.y, track.half, track.score], 1)[seen]
+    x, y, half, score = np.median(np.lib.stride_tricks.sliding_window_view(path, _WINDOW, 0), -1).T
+    if score.min() < _LOST * score.max():
+        return True
+    before, after = slice(None, -_WINDOW), slice(_WINDOW, None)
+    way = np.hypot(x[after] - x[before], y[after] - y[before]) / np.minimum(half[after], half[before])
+    jumps = (way > _JUMP) | (np.abs(np.log(half[after] / half[before])) > _JUMP_IN_SIZE)
+    return bool(jumps.any()) and score.min() < _LOST_AFTER_A_JUMP * score.max()
 
 
 def _boxes(tracks: list[ActorTrack], num_frames: int) -> np.ndarray:
