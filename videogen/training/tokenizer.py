@@ -34,6 +34,7 @@ from torch import Tensor
 from tokenizer3d.autoencoder import CausalVideoAutoencoder
 from tokenizer3d.losses import actor_weight, latent_penalty, psnr, reconstruction_loss, smoothness_penalty
 from tokenizer3d.shapes import check_num_frames
+from videogen.data.allocator import keep_freed_memory
 from videogen.data.folder import read_clip
 from videogen.data.stage import stage_clips
 from videogen.data.stage.actors import load_unnamed_sprites
@@ -503,6 +504,7 @@ def train_tokenizer(
     if decay_minutes and (max_minutes is None or decay_minutes > max_minutes):
         raise ValueError(f"`decay_minutes` must be at most `max_minutes`, got {decay_minutes} and {max_minutes}.")
     started = time.monotonic()
+    keep_freed_memory()
     folder = Path(config.output)
     saved = list_checkpoints(folder)
     if resume and not saved:
