@@ -18,6 +18,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from queue import Empty
 from typing import Any, Literal
 
 import numpy as np
@@ -218,7 +219,7 @@ def run_suite(
             while left:
                 try:
                     queue.get(timeout=5)
-                except Exception:  # queue.Empty of whichever context
+                except Empty:
                     if all(not process.is_alive() for process in processes):
                         break
                     continue
