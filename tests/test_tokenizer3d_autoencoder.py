@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tokenizer3d import CausalVideoAutoencoder, StreamState, check_num_frames, num_latent_frames, num_pixel_frames
-from tokenizer3d.autoencoder import haar_forward, haar_inverse, haar_matrix
+from tokenizer3d.autoencoder import LOW_GAIN
+from tokenizer3d.haar import haar_forward, haar_inverse, haar_matrix, repeat_first
 
 SMALL = {
     "latent_channels": 8,
@@ -34,7 +35,7 @@ def make_video(num_frames: int = 17, height: int = 32, width: int = 48, batch: i
     return torch.rand(batch, 3, num_frames, height, width, generator=generator) * 2 - 1
 
 
-@pytest.mark.parametrize(("frames", "latents"), [(1, 1), (9, 2), (17, 3), (81, 11)])
+@pytest.mark.parametrize(("frames", "latents"), [(1, 1), (5, 2), (17, 5), (81, 21)])
 def test_frames_and_latents_map_both_ways(frames, latents):
     assert num_latent_frames(frames) == latents
     assert num_pixel_frames(latents) == frames
@@ -43,9 +44,9 @@ def test_frames_and_latents_map_both_ways(frames, latents):
 @pytest.mark.parametrize(
     ("frames", "message"),
     [
-        (80, "`num_frames` must be 1 plus a multiple of 8, got 80; use 73 or 81."),
-        (0, "`num_frames` must be 1 plus a multiple of 8, got 0; use 1."),
-        (2, "`num_frames` must be 1 plus a multiple of 8, got 2; use 1 or 9."),
+        (80, "`num_frames` must be 1 plus a multiple of 4, got 80; use 77 or 81."),
+        (0, "`num_frames` must be 1 plus a multiple of 4, got 0; use 1."),
+        (2, "`num_frames` must be 1 plus a multiple of 4, got 2; use 1 or 5."),
     ],
 )
 def test_frames_off_the_grid_are_refused(frames, message):
@@ -68,20 +69,20 @@ def test_one_image_is_one_latent_frame_whatever_follows():
     model = make_model()
     video = make_video(17)
     whole = model.encode(video).latents
-    assert whole.shape == (1, 8, 3, 2, 3)
+    assert whole.shape == (1, 8, 5, 2, 3)
     image = model.encode(video[:, :, :1]).latents
     assert image.shape == (1, 8, 1, 2, 3)
     assert torch.equal(image, whole[:, :, :1])
     assert model.decode(image).sample.shape == (1, 3, 1, 32, 48)
 
 
-@pytest.mark.parametrize("changed", [1, 8, 9, 16])
+@pytest.mark.parametrize("changed", [1, 4, 5, 16])
 def test_a_later_frame_never_changes_an_earlier_output(changed):
     model = make_model()
     video = make_video(17)
     other = video.clone()
     other[:, :, changed:] = -other[:, :, changed:]
-    unchanged = (changed - 1) // 8 + 1  # latents that see only frames before `changed`
+    unchanged = (changed - 1) // 4 + 1  # latents that see only frames before `changed`
     kept_frames = num_pixel_frames(unchanged)
     with torch.no_grad():
         for encode in (lambda v: model.encode(v).latents, model.encode_chunk):
@@ -108,19 +109,19 @@ def test_any_chunking_gives_the_same_latents_and_frames():
     video = make_video(33)
     whole = model.encode(video).latents
     chunks = list(model.encode_stream(video.split([17, 16], dim=2)))
-    assert [chunk.shape[2] for chunk in chunks] == [3, 2]
+    assert [chunk.shape[2] for chunk in chunks] == [5, 4]
     torch.testing.assert_close(torch.cat(chunks, dim=2), whole, atol=1e-5, rtol=0)
     state = StreamState()
     with torch.no_grad():
-        frames = [model.decode_chunk(part, state) for part in whole.split([2, 3], dim=2)]
-    assert [part.shape[2] for part in frames] == [9, 24]
+        frames = [model.decode_chunk(part, state) for part in whole.split([2, 7], dim=2)]
+    assert [part.shape[2] for part in frames] == [5, 28]
     torch.testing.assert_close(torch.cat(frames, dim=2).clamp(-1, 1), model.decode(whole).sample, atol=1e-5, rtol=0)
 
 
-def test_decode_stream_yields_one_frame_then_eight_each():
+def test_decode_stream_yields_one_frame_then_four_each():
     model = make_model()
     pieces = list(model.decode_stream(torch.randn(2, 8, 3, 2, 2)))
-    assert [tuple(piece.shape) for piece in pieces] == [(2, 3, 1, 32, 32), (2, 3, 8, 32, 32), (2, 3, 8, 32, 32)]
+    assert [tuple(piece.shape) for piece in pieces] == [(2, 3, 1, 32, 32), (2, 3, 4, 32, 32), (2, 3, 4, 32, 32)]
     assert all(piece.abs().max() <= 1 for piece in pieces)
 
 
@@ -160,7 +161,7 @@ def test_peak_memory_is_flat_in_clip_length():
         "def run(count):\n"
         "    for latents in model.encode_stream(chunks(count)):\n"
         "        pass\n"
-        "    for frames in model.decode_stream(torch.zeros(1, 8, 1 + count, 16, 16)):\n"
+        "    for frames in model.decode_stream(torch.zeros(1, 8, 1 + 2 * count, 16, 16)):\n"
         "        pass\n"
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "short = run(4)\n"
@@ -202,6 +203,28 @@ def test_normalisation_has_its_own_statistics_for_the_first_frame():
     torch.testing.assert_close(model.denormalize(normal), latents, atol=1e-5, rtol=1e-5)
 
 
+def test_channels_keep_the_deviations_they_are_told():
+    model = make_model()
+    values = torch.randn(500, 8) * torch.arange(1, 9)
+    wanted = torch.tensor([4.0, 4, 2, 2, 1, 1, 1, 1])
+    model.set_statistics(values, values, wanted)
+    normal = (values - model.latents_mean) / model.latents_std
+    torch.testing.assert_close(normal.std(0) / normal.std(0)[-1], wanted, atol=1e-3, rtol=0)
+    torch.testing.assert_close(normal.square().mean(), torch.tensor(1.0), atol=1e-2, rtol=0)
+
+
+def test_visibility_is_what_a_deviation_changes_in_the_picture():
+    model = make_model()
+    torch.nn.init.zeros_(model.decoder.conv_out.weight)  # the linear way alone
+    with torch.no_grad():
+        model.decoder.linear.weight[:, 3] *= 10
+        model.decoder.linear.weight[:, 5] = 0
+    latents = torch.randn(2, 8, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    visibility = model.visibility(latents)
+    assert visibility.argmax() == 3 and visibility[5] == 0
+    assert 5 < visibility[3] / visibility[[0, 1, 2, 4, 6, 7]].mean() < 20
+
+
 def test_large_frames_are_tiled_and_agree_with_untiled():
     plain = make_model()
     tiled = make_model(tile_size=128, tile_overlap=64)
@@ -237,6 +260,24 @@ def test_every_parameter_learns():
     assert all(param.grad is not None and param.grad.abs().sum() > 0 for param in model.parameters())
 
 
+def test_linear_codec_starts_as_the_principal_components():
+    """On pictures that are mixtures of four patterns, four channels lose nothing and come out scaled."""
+    generator = torch.Generator().manual_seed(0)
+    model = make_model(in_channels=1, latent_channels=4)
+    patterns = torch.randn(4, 1, 1, 16, 16, generator=generator) * torch.tensor([4.0, 2, 1, 0.5]).view(4, 1, 1, 1, 1)
+    weights = torch.randn(1500, 4, generator=generator) + 1
+    pictures = torch.einsum("nk,kcfhw->ncfhw", weights, patterns) * 0.1
+    assert model.fit_linear_codec(pictures.split(500)) > 0.9999
+    bands = haar_forward(repeat_first(pictures, 3), LOW_GAIN)
+    latents = model.encoder.linear(bands)
+    assert latents.shape == (1500, 4, 1, 1, 1)
+    torch.testing.assert_close(latents.mean(0).flatten(), torch.zeros(4), atol=1e-2, rtol=0)
+    torch.testing.assert_close(latents.std(0).flatten(), torch.ones(4), atol=1e-2, rtol=0)
+    torch.testing.assert_close(model.decoder.linear(latents), bands, atol=1e-2, rtol=0)
+    with pytest.raises(ValueError, match="`videos` must hold at least 1024 blocks of 4x16x16, got 500"):
+        model.fit_linear_codec([pictures[:500]])
+
+
 def test_shipped_size_is_4_to_6_million_parameters():
     with torch.device("meta"):
         model = CausalVideoAutoencoder()
@@ -247,7 +288,7 @@ def test_shipped_size_is_4_to_6_million_parameters():
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((1, 3, 16, 32, 32), "`num_frames` must be 1 plus a multiple of 8, got 16; use 9 or 17."),
+        ((1, 3, 16, 32, 32), "`num_frames` must be 1 plus a multiple of 4, got 16; use 13 or 17."),
         ((1, 3, 9, 40, 32), "`height` and `width` must be multiples of 16, got 40 and 32; use 32 and 32."),
         ((1, 4, 9, 32, 32), r"`video` must be \[B, 3, F, H, W\], got \[1, 4, 9, 32, 32\]"),
         ((3, 9, 32, 32), r"`video` must be \[B, 3, F, H, W\], got \[3, 9, 32, 32\]"),
@@ -265,9 +306,9 @@ def test_bad_latents_and_chunks_are_refused():
     state = StreamState()
     with torch.no_grad():
         model.encode_chunk(make_video(1), state)
-    with pytest.raises(ValueError, match="`frames` of a later chunk must be a multiple of 8, got 9"):
+    with pytest.raises(ValueError, match="`frames` of a later chunk must be a multiple of 4, got 9"):
         model.encode_chunk(make_video(9), state)
-    with pytest.raises(ValueError, match="`scale_factor_temporal` and `scale_factor_spatial` must be 8 and 16"):
-        CausalVideoAutoencoder(scale_factor_temporal=4)
+    with pytest.raises(ValueError, match="`scale_factor_temporal` and `scale_factor_spatial` must be 4 and 16"):
+        CausalVideoAutoencoder(scale_factor_temporal=8)
     with pytest.raises(ValueError, match="`tile_size` and `tile_overlap` must be multiples of 16"):
         CausalVideoAutoencoder(tile_size=100)

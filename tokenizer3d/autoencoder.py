@@ -1,14 +1,16 @@
-"""A causal 3D video tokenizer: 8 x 16 x 16 pixels to one latent position, the first frame alone.
+"""A causal 3D video tokenizer: 4 x 16 x 16 pixels to one latent position, the first frame alone.
 
 A separable 4 x 4 x 4 Haar wavelet turns pixels into 192 channels at a quarter of the size (as in Cosmos, Agarwal et al. 2025,
-arXiv:2501.03575, there without a frame of its own), then convolutions factorised into (1, 3, 3) and causal (3, 1, 1) work
-mostly at 1/8 and 1/16. Every change of size has a parameter-free path beside it: channel averages on the way down, channel
-copies on the way up (Chen et al. 2024, arXiv:2410.10733), so that a blurred picture is learnt at once. Choices made here:
+arXiv:2501.03575, there without a frame of its own). From there two ways lead to the latents and back, and are added: a linear
+one, fitted to the principal components of single blocks (`tokenizer3d.linear_codec`), and a network of depth-wise
+convolutions and position-wise layers at 1/8 and 1/16 that learns what the linear one misses. Every change of size in it has a
+parameter-free path beside it: channel averages on the way down, channel copies on the way up (Chen et al. 2024,
+arXiv:2410.10733). Choices made here:
 
 - In time everything looks back only. A group of frames starts with frame 0 repeated until it fills a group, so one image is
   exactly one latent frame; convolutions pad zeros on the left.
 - The only norm is a root mean square over channels at one position (no statistics over time, no weight: the next
-  convolution absorbs it).
+  layer absorbs it).
 - `encode` and `decode` stream: they carry a `StreamState` from chunk to chunk, so memory does not grow with the clip.
   `forward_train` runs the same layers over the whole clip at once.
 
@@ -29,9 +31,10 @@ from diffusers.utils import BaseOutput
 from einops import rearrange
 from torch import Tensor, nn
 
+from tokenizer3d.haar import PATCH, haar_forward, haar_inverse, repeat_first
+from tokenizer3d.linear_codec import LinearDecoder, LinearEncoder, fit_linear_codec
 from tokenizer3d.shapes import check_num_frames
 
-PATCH = 4  # frames, rows and columns of one wavelet block
 LOW_GAIN = 0.25  # the mean of a block is about four times as large as its details
 
 
@@ -44,58 +47,15 @@ class EncoderOutput(BaseOutput):
 
 @dataclass
 class StreamState:
-    """What one stream remembers between chunks: the last two inputs of every causal convolution.
+    """What one stream remembers between chunks: the last two inputs of every convolution in time.
 
     Attributes:
         started: whether a chunk has been processed; the first one holds the frame that stands alone.
-        history: convolution name -> [B, C, 2, h, w]; its size does not depend on how much was processed.
+        history: block name -> [B, 2, h, w, C]; its size does not depend on how much was processed.
     """
 
     started: bool = False
     history: dict[str, Tensor] = field(default_factory=dict)
-
-
-def haar_matrix(dtype: torch.dtype, device: torch.device, dims: int = 3) -> Tensor:
-    """Orthonormal separable Haar transform of a 4 x 4 x 4 block: [64 bands, 64 positions], time outermost, mean first.
-
-    `dims=2` is that of a 4 x 4 block of one frame: [16, 16].
-    """
-    r = 0.5**0.5
-    one = torch.tensor(
-        [[0.5, 0.5, 0.5, 0.5], [0.5, 0.5, -0.5, -0.5], [r, -r, 0, 0], [0, 0, r, -r]], dtype=dtype, device=device
-    )
-    plane = torch.kron(one, one)
-    return torch.kron(one, plane) if dims == 3 else plane
-
-
-def haar_forward(video: Tensor, low_gain: float = 1.0) -> Tensor:
-    """Wavelet bands of a video; the mean band is multiplied by `low_gain`.
-
-    [B, c, F, H, W], sides multiples of 4 -> [B, c * 64, F/4, H/4, W/4], channels_last_3d; channels are (c, band).
-    """
-    matrix = haar_matrix(video.dtype, video.device)
-    matrix[0] *= low_gain
-    blocks = rearrange(
-        video, "b c (f u) (h p) (w q) -> b f h w c (u p q)", u=PATCH, p=PATCH, q=PATCH
-    )  # [B, F/4, H/4, W/4, c, 64]
-    return (blocks @ matrix.T).flatten(-2).permute(0, 4, 1, 2, 3)
-
-
-def haar_inverse(bands: Tensor, low_gain: float = 1.0, first: bool = False) -> Tensor:
-    """Inverse of `haar_forward`. `first`: the first group is one frame alone, without detail in time; F is 3 less."""
-    x = bands.permute(0, 2, 3, 4, 1).unflatten(-1, (-1, PATCH**3)).contiguous()  # [B, F/4, H/4, W/4, c, 64]
-    alone, groups = x.split([1, x.shape[1] - 1], dim=1) if first else (None, x)
-    matrix = haar_matrix(x.dtype, x.device)
-    matrix[0] /= low_gain
-    video = rearrange(groups @ matrix, "b f h w c (u p q) -> b c (f u) (h p) (w q)", u=PATCH, p=PATCH, q=PATCH)
-    if alone is None:
-        return video
-    plane = haar_matrix(x.dtype, x.device, dims=2) * 0.5  # 0.5: the mean over the group's four equal frames
-    plane[0] /= low_gain
-    image = rearrange(
-        alone[..., : PATCH**2].contiguous() @ plane, "b f h w c (p q) -> b c f (h p) (w q)", p=PATCH, q=PATCH
-    )
-    return torch.cat([image, video], dim=2)
 
 
 def rms_norm(x: Tensor) -> Tensor:
@@ -104,16 +64,9 @@ def rms_norm(x: Tensor) -> Tensor:
     return x * (x.shape[1] ** 0.5 / norm.clamp_min(1e-3))
 
 
-def to_channels(x: Tensor, time: int, space: int) -> Tensor:
-    """[B, C, F, H, W] -> [B, C * time * space^2, F/time, H/space, W/space], channels (C outermost) last in memory."""
-    x = x.permute(0, 2, 3, 4, 1)
-    x = rearrange(x, "b (f u) (h p) (w q) c -> b f h w (c u p q)", u=time, p=space, q=space)
-    return x.permute(0, 4, 1, 2, 3)
-
-
-def repeat_first(x: Tensor, count: int) -> Tensor:
-    """Put `count` copies of the first frame in front: [B, C, t, H, W] -> [B, C, t + count, H, W]."""
-    return torch.cat([x[:, :, :1].expand(-1, -1, count, -1, -1), x], dim=2)
+def to_channels(x: Tensor) -> Tensor:
+    """[B, C, t, H, W] -> [B, t, H/2, W/2, C * 4], channels (C outermost) last in memory."""
+    return rearrange(x.permute(0, 2, 3, 4, 1), "b t (h p) (w q) c -> b t h w (c p q)", p=2, q=2)
 
 
 class SpatialConv(nn.Conv3d):
@@ -124,138 +77,149 @@ class SpatialConv(nn.Conv3d):
         super().__init__(in_channels, out_channels, (1, kernel_size, kernel_size), padding=(0, pad, pad))
 
 
-class CausalTemporalConv(nn.Conv3d):
-    """A convolution over the current frame and the two before it; zeros stand before the first."""
+class ResidualBlock(nn.Module):
+    """x + mlp(time(norm(space(x)))): depth-wise convolutions, then a position-wise layer `expansion` times as wide.
 
-    key: str = ""  # name within the model, under which the stream state keeps the history
+    The form of Liu et al. 2022 (arXiv:2201.03545): nearly all work is matrix products, which is what CPUs do well. In time
+    it looks at the current position and the two before it. The last layer starts at zero.
+    """
 
-    def __init__(self, channels: int):
-        super().__init__(channels, channels, (3, 1, 1))
+    def __init__(self, channels: int, expansion: int = 3):
+        super().__init__()
+        self.conv_space = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.time_weight = nn.Parameter(torch.tensor([0.0, 0.0, 1.0])[:, None].repeat(1, channels))
+        self.linear_in = nn.Linear(channels, channels * expansion)
+        self.linear_out = nn.Linear(channels * expansion, channels)
+        nn.init.zeros_(self.linear_out.weight)
+        nn.init.zeros_(self.linear_out.bias)
+        self.key = ""  # name within the model, under which the stream state keeps the history
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:  # [B, C, t, h, w] -> same
+        batch, channels, t, _, _ = x.shape
+        frames = rearrange(x, "b c t h w -> (b t) c h w")
+        y = rearrange(self.conv_space(frames), "(b t) c h w -> b t h w c", b=batch)
+        y = F.rms_norm(y, (channels,))
         if state is None or self.key not in state.history:
-            x = F.pad(x, (0, 0, 0, 0, 2, 0))
+            y = F.pad(y, (0, 0, 0, 0, 0, 0, 2, 0))
         else:
-            x = torch.cat([state.history[self.key], x], dim=2)
+            y = torch.cat([state.history[self.key], y], dim=1)
         if state is not None:
-            state.history[self.key] = x[:, :, -2:].clone()
-        return super().forward(x)
-
-
-class ResidualBlock(nn.Module):
-    """x + time(silu(space(norm(x)))); the last convolution starts at zero."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv_space = SpatialConv(channels, channels)
-        self.conv_time = CausalTemporalConv(channels)
-        nn.init.zeros_(self.conv_time.weight)
-        nn.init.zeros_(self.conv_time.bias)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        return x + self.conv_time(F.silu(self.conv_space(rms_norm(x))), state)
+            state.history[self.key] = y[:, -2:].clone()
+        weight = self.time_weight.to(y.dtype)
+        y = torch.addcmul(torch.addcmul(y[:, 2:] * weight[2], y[:, 1:-1], weight[1]), y[:, :-2], weight[0])
+        y = self.linear_out(F.silu(self.linear_in(y)))
+        return x + y.permute(0, 4, 1, 2, 3)
 
 
 class Downsample(nn.Module):
-    """Fewer, wider positions: a convolution folded into channels, beside channel averages."""
+    """Half the height and width, wider: a convolution folded into channels, beside channel averages."""
 
-    def __init__(self, in_channels: int, out_channels: int, time: int):
+    def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.time, self.out_channels = time, out_channels
-        fold = time * 4
-        assert out_channels % fold == 0 and in_channels * fold % out_channels == 0
-        self.conv = SpatialConv(in_channels, out_channels // fold)
+        if out_channels % 4 or in_channels * 4 % out_channels:
+            raise ValueError(
+                f"`widths` must grow by a divisor of 4 from stage to stage, got {in_channels} and {out_channels}."
+            )
+        self.out_channels = out_channels
+        self.conv = SpatialConv(in_channels, out_channels // 4)
 
-    def forward(self, x: Tensor, first: bool) -> Tensor:  # [B, C, t, h, w] -> [B, C', t/time, h/2, w/2]
-        if first and self.time > 1:
-            x = repeat_first(x, self.time - 1)
-        folded = to_channels(x, self.time, 2).permute(0, 2, 3, 4, 1)
-        shortcut = folded.unflatten(-1, (self.out_channels, -1)).mean(-1).permute(0, 4, 1, 2, 3)
-        return to_channels(self.conv(x), self.time, 2) + shortcut
+    def forward(self, x: Tensor) -> Tensor:  # [B, C, t, h, w] -> [B, C', t, h/2, w/2]
+        shortcut = to_channels(x).unflatten(-1, (self.out_channels, -1)).mean(-1)
+        return (to_channels(self.conv(x)) + shortcut).permute(0, 4, 1, 2, 3)
 
 
 class Upsample(nn.Module):
-    """More, narrower positions: a 1 x 1 convolution unfolded from channels, beside channel copies.
+    """Twice the height and width, narrower: a 1 x 1 convolution unfolded from channels, beside channel copies.
 
-    The copies are linear, so they are added to the convolution's weight: output (c, u, p, q), counted through, copies
-    input channel `index // repeats`.
+    The copies are linear, so they are added to the weight: output (c, p, q), counted through, copies input channel
+    `index // repeats`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, time: int):
+    def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.time, self.out_channels = time, out_channels
-        wide = out_channels * time * 4
-        assert wide % in_channels == 0
-        self.repeats = wide // in_channels
-        self.conv = SpatialConv(in_channels, wide, kernel_size=1)
+        if out_channels * 4 % in_channels:
+            raise ValueError(
+                f"`widths` must shrink by a divisor of 4 from stage to stage, got {in_channels} and {out_channels}."
+            )
+        self.out_channels = out_channels
+        self.repeats = out_channels * 4 // in_channels
+        self.linear = nn.Linear(in_channels, out_channels * 4)
 
-    def forward(self, x: Tensor, first: bool) -> Tensor:  # [B, C, t, h, w] -> [B, C', t * time, 2h, 2w]
-        weight = self.conv.weight.flatten(1)  # [C' * time * 4, C]
+    def forward(self, x: Tensor) -> Tensor:  # [B, C, t, h, w] -> [B, C', t, 2h, 2w]
+        weight = self.linear.weight  # [C' * 4, C]
         copies = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
         weight = weight + copies.repeat_interleave(self.repeats, dim=0)
         # Channels innermost, so that unfolding moves whole runs of memory.
-        weight = rearrange(weight, "(c k) d -> (k c) d", c=self.out_channels)[..., None, None, None]
-        bias = rearrange(self.conv.bias, "(c k) -> (k c)", c=self.out_channels)
-        x = F.conv3d(x, weight, bias).permute(0, 2, 3, 4, 1)
-        x = rearrange(x, "b f h w (u p q c) -> b (f u) (h p) (w q) c", u=self.time, p=2, q=2)
-        return x[:, self.time - 1 if first else 0 :].permute(0, 4, 1, 2, 3)
+        weight = rearrange(weight, "(c k) d -> (k c) d", c=self.out_channels)
+        bias = rearrange(self.linear.bias, "(c k) -> (k c)", c=self.out_channels)
+        x = F.linear(x.permute(0, 2, 3, 4, 1), weight, bias)
+        return rearrange(x, "b t h w (p q c) -> b c t (h p) (w q)", p=2, q=2, c=self.out_channels)
 
 
 class Encoder(nn.Module):
+    """Bands [B, in_channels * 64, f, 4h, 4w] to raw latents [B, C, f, h, w]: a linear codec, and what the network adds."""
+
     def __init__(self, in_channels: int, latent_channels: int, widths: tuple[int, int, int], blocks: tuple[int, int]):
         super().__init__()
         quarter, eighth, sixteenth = widths
+        self.linear = LinearEncoder(in_channels, latent_channels)
         self.conv_in = SpatialConv(in_channels * PATCH**3, quarter, kernel_size=1)
-        self.down_1 = Downsample(quarter, eighth, time=1)
+        self.down_1 = Downsample(quarter, eighth)
         self.blocks_1 = nn.ModuleList(ResidualBlock(eighth) for _ in range(blocks[0]))
-        self.down_2 = Downsample(eighth, sixteenth, time=2)
+        self.down_2 = Downsample(eighth, sixteenth)
         self.blocks_2 = nn.ModuleList(ResidualBlock(sixteenth) for _ in range(blocks[1]))
         self.conv_out = SpatialConv(sixteenth, latent_channels)
+        nn.init.normal_(self.conv_out.weight, std=0.2 * (27 * sixteenth) ** -0.5)
 
-    def forward(self, bands: Tensor, first: bool, state: StreamState | None = None) -> Tensor:
-        x = self.conv_in(bands)  # [B, C, t/4, H/4, W/4]
-        x = self.down_1(x, first)  # [B, C, t/4, H/8, W/8]
+    def forward(self, bands: Tensor, state: StreamState | None = None) -> Tensor:
+        x = self.conv_in(bands)  # [B, C, t, H/4, W/4]
+        x = self.down_1(x)  # [B, C, t, H/8, W/8]
         for block in self.blocks_1:
             x = block(x, state)
-        x = self.down_2(x, first)  # [B, C, t/8, h, w]
+        x = self.down_2(x)  # [B, C, t, h, w]
         for block in self.blocks_2:
             x = block(x, state)
-        return self.conv_out(rms_norm(x))
+        return self.linear(bands) + self.conv_out(rms_norm(x))
 
 
 class Decoder(nn.Module):
-    def __init__(self, out_channels: int, latent_channels: int, widths: tuple[int, int, int], blocks: tuple[int, ...]):
+    """Raw latents [B, C, f, h, w] to bands [B, out_channels * 64, f, 4h, 4w]."""
+
+    def __init__(
+        self, out_channels: int, latent_channels: int, widths: tuple[int, int, int], blocks: tuple[int, int, int]
+    ):
         super().__init__()
         quarter, eighth, sixteenth = widths
+        self.linear = LinearDecoder(out_channels, latent_channels)
         self.conv_in = SpatialConv(latent_channels, sixteenth)
         self.blocks_2 = nn.ModuleList(ResidualBlock(sixteenth) for _ in range(blocks[0]))
-        self.up_2 = Upsample(sixteenth, eighth, time=2)
+        self.up_2 = Upsample(sixteenth, eighth)
         self.blocks_1 = nn.ModuleList(ResidualBlock(eighth) for _ in range(blocks[1]))
-        self.up_1 = Upsample(eighth, quarter, time=1)
+        self.up_1 = Upsample(eighth, quarter)
         self.blocks_0 = nn.ModuleList(ResidualBlock(quarter) for _ in range(blocks[2]))
         self.conv_out = SpatialConv(quarter, out_channels * PATCH**3, kernel_size=1)
-        nn.init.normal_(self.conv_out.weight, std=0.02)
+        nn.init.normal_(self.conv_out.weight, std=0.004)
 
-    def forward(self, latents: Tensor, first: bool, state: StreamState | None = None) -> Tensor:
+    def forward(self, latents: Tensor, state: StreamState | None = None) -> Tensor:
         x = self.conv_in(latents)  # [B, C, f, h, w]
         for block in self.blocks_2:
             x = block(x, state)
-        x = self.up_2(x, first)  # [B, C, t/4, H/8, W/8]
+        x = self.up_2(x)  # [B, C, f, H/8, W/8]
         for block in self.blocks_1:
             x = block(x, state)
-        x = self.up_1(x, first)  # [B, C, t/4, H/4, W/4]
+        x = self.up_1(x)  # [B, C, f, H/4, W/4]
         for block in self.blocks_0:
             x = block(x, state)
-        return self.conv_out(rms_norm(x))
+        return self.linear(latents) + self.conv_out(rms_norm(x))
 
 
 class CausalVideoAutoencoder(ModelMixin, ConfigMixin):
-    """Video [B, 3, 1 + 8k, H, W] in -1..1 to latents [B, 48, 1 + k, H/16, W/16] and back.
+    """Video [B, 3, 1 + 4k, H, W] in -1..1 to latents [B, 64, 1 + k, H/16, W/16] and back.
 
     Args:
         in_channels: colour channels.
         latent_channels: channels of a latent position.
-        scale_factor_temporal: always 8; in the config because pipelines read it there.
+        scale_factor_temporal: always 4; in the config because pipelines read it there.
         scale_factor_spatial: always 16; likewise.
         encoder_widths: channels at 1/4, 1/8 and 1/16 of the size.
         encoder_blocks: residual blocks at 1/8 and 1/16.
@@ -272,20 +236,20 @@ class CausalVideoAutoencoder(ModelMixin, ConfigMixin):
     def __init__(
         self,
         in_channels: int = 3,
-        latent_channels: int = 48,
-        scale_factor_temporal: int = 8,
+        latent_channels: int = 64,
+        scale_factor_temporal: int = 4,
         scale_factor_spatial: int = 16,
         encoder_widths: tuple[int, int, int] = (48, 192, 256),
-        encoder_blocks: tuple[int, int] = (2, 1),
+        encoder_blocks: tuple[int, int] = (2, 3),
         decoder_widths: tuple[int, int, int] = (96, 192, 256),
-        decoder_blocks: tuple[int, int, int] = (2, 3, 1),
+        decoder_blocks: tuple[int, int, int] = (5, 4, 1),
         tile_size: int = 512,
         tile_overlap: int = 128,
     ):
         super().__init__()
-        if (scale_factor_temporal, scale_factor_spatial) != (8, 16):
+        if (scale_factor_temporal, scale_factor_spatial) != (4, 16):
             raise ValueError(
-                "`scale_factor_temporal` and `scale_factor_spatial` must be 8 and 16 (the network's own), got "
+                "`scale_factor_temporal` and `scale_factor_spatial` must be 4 and 16 (the network's own), got "
                 f"{scale_factor_temporal} and {scale_factor_spatial}."
             )
         if tile_size % 16 or tile_overlap % 16 or not 0 < tile_overlap <= tile_size // 2:
@@ -301,8 +265,12 @@ class CausalVideoAutoencoder(ModelMixin, ConfigMixin):
         for name in ("latents_std_first", "latents_std"):
             self.register_buffer(name, torch.ones(latent_channels))
         for name, module in self.named_modules():
-            if isinstance(module, CausalTemporalConv):
+            if isinstance(module, ResidualBlock):
                 module.key = name
+
+    def fit_linear_codec(self, videos: Iterable[Tensor]) -> float:
+        """Start from principal components: before training, on some of its clips. See `tokenizer3d.linear_codec`."""
+        return fit_linear_codec(self.encoder.linear, self.decoder.linear, videos, LOW_GAIN)
 
     # Chunks
 
@@ -310,7 +278,7 @@ class CausalVideoAutoencoder(ModelMixin, ConfigMixin):
         """Encode the next frames of a stream.
 
         Args:
-            frames: [B, 3, t, H, W] in -1..1; t is 1 + 8k for the first chunk of a stream, 8k later.
+            frames: [B, 3, t, H, W] in -1..1; t is 1 + 4k for the first chunk of a stream, 4k later.
             state: of this stream, changed in place; `None` for a clip in one piece.
 
         Returns:
@@ -324,7 +292,7 @@ class CausalVideoAutoencoder(ModelMixin, ConfigMixin):
         x = repeat_first(frames, PATCH - 1) if first else frames
         with torch.autocast(x.device.type, enabled=False):
             bands = haar_forward(x, LOW_GAIN)  # [B, 192, t/4, H/4, W/4]
-        latents = self.encoder(bands, first, state)
+        latents = self.encoder(bands, state)
         if state is not None:
             state.started = True
         return latents
@@ -337,14 +305,14 @@ class CausalVideoAutoencoder(ModelMixin, ConfigMixin):
             state: of this stream, changed in place; `None` for a clip in one piece.
 
         Returns:
-            Video [B, 3, t, H, W], not clamped; t is 1 + 8 (f - 1) for the first chunk of a stream, 8f later.
+            Video [B, 3, t, H, W], not clamped; t is 1 + 4 (f - 1) for the first chunk of a stream, 4f later.
 
         Raises:
             ValueError: the shape is not that of latents.
         """
         self._check_latents(latents)
         first = state is None or not state.started
-        bands = self.decoder(latents, first, state)
+        bands = self.decoder(latents, state)
         with torch.autocast(bands.device.type, enabled=False):
             bands = bands.float() if self.dtype == torch.float32 else bands
             video = haar_inverse(bands, LOW_GAIN, first)
@@ -356,10 +324,10 @@ class CausalVideoAutoencoder(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def encode(self, video: Tensor, return_dict: bool = True) -> EncoderOutput | tuple[Tensor]:
-        """Encode a clip as a stream of 1, 8, 8, ... frames.
+        """Encode a clip as a stream of 1, 4, 4, ... frames.
 
         Args:
-            video: [B, 3, 1 + 8k, H, W] in -1..1, H and W multiples of 16.
+            video: [B, 3, 1 + 4k, H, W] in -1..1, H and W multiples of 16.
             return_dict: `False` gives a tuple.
 
         Returns:
@@ -376,7 +344,7 @@ class CausalVideoAutoencoder(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Encode chunks of frames as they come: 1 + 8k frames first, 8k each time after; yields their raw latents."""
+        """Encode chunks of frames as they come: 1 + 4k frames first, 4k each time after; yields their raw latents."""
         tiles: list[tuple[slice, slice]] | None = None
         states: list[StreamState] = []
         for frames in chunks:
@@ -399,14 +367,14 @@ class CausalVideoAutoencoder(ModelMixin, ConfigMixin):
             return_dict: `False` gives a tuple.
 
         Returns:
-            Video [B, 3, 1 + 8 (f - 1), H, W], clamped to -1..1.
+            Video [B, 3, 1 + 4 (f - 1), H, W], clamped to -1..1.
         """
         video = torch.cat(list(self.decode_stream(latents)), dim=2)
         return DecoderOutput(sample=video) if return_dict else (video,)
 
     @torch.no_grad()
     def decode_stream(self, latents: Tensor) -> Iterator[Tensor]:
-        """Like `decode`, yielding frames as they are ready: [B, 3, 1, H, W], then [B, 3, 8, H, W] each."""
+        """Like `decode`, yielding frames as they are ready: [B, 3, 1, H, W], then [B, 3, 4, H, W] each."""
         self._check_latents(latents)
         h, w = latents.shape[-2:]
         tiles = self._tiles(h, w)
@@ -424,7 +392,7 @@ class CausalVideoAutoencoder(ModelMixin, ConfigMixin):
         """Encode and decode a clip in one piece, with gradients.
 
         Args:
-            video: [B, 3, 1 + 8k, H, W] in -1..1.
+            video: [B, 3, 1 + 4k, H, W] in -1..1.
             noise: each clip's latents get Gaussian noise of uniform(0, noise) times their channel's standard deviation
                 over the batch, so that the decoder forgives a generator's small errors.
             generator: for the noise.
@@ -448,7 +416,10 @@ class CausalVideoAutoencoder(ModelMixin, ConfigMixin):
     # Statistics
 
     def normalize(self, latents: Tensor) -> Tensor:
-        """Raw latents [B, C, f, h, w] of a whole clip to mean 0 and deviation 1 per channel; frame 0 has its own."""
+        """Raw latents [B, C, f, h, w] of a whole clip to mean 0 and the deviations `set_statistics` was told.
+
+        The first frame has statistics of its own. Over all channels the mean square is 1.
+        """
         mean, std = self._statistics(latents)
         return (latents - mean) / std
 
@@ -458,14 +429,43 @@ class CausalVideoAutoencoder(ModelMixin, ConfigMixin):
         return latents * std + mean
 
     @torch.no_grad()
-    def set_statistics(self, first: Tensor, rest: Tensor) -> None:
-        """Take the statistics of raw latents: `first` [n, C] values of first latent frames, `rest` [m, C] of later ones."""
+    def set_statistics(self, first: Tensor, rest: Tensor, deviations: Tensor | None = None) -> None:
+        """Take the statistics of raw latents.
+
+        Args:
+            first: [n, C] values of first latent frames.
+            rest: [m, C] values of later ones.
+            deviations: [C] relative deviations of the channels after `normalize`; `None` for all equal.
+        """
+        wanted = torch.ones_like(self.latents_std) if deviations is None else deviations.to(self.latents_std)
+        wanted = wanted / wanted.square().mean().sqrt()
         for values, mean, std in (
             (first, self.latents_mean_first, self.latents_std_first),
             (rest, self.latents_mean, self.latents_std),
         ):
             mean.copy_(values.float().mean(0))
-            std.copy_(values.float().std(0).clamp_min(1e-4))
+            std.copy_(values.float().std(0).clamp_min(1e-4) / wanted)
+
+    @torch.no_grad()
+    def visibility(self, latents: Tensor) -> Tensor:
+        """How much one deviation of a channel, here or there, changes the decoded pixels.
+
+        Args:
+            latents: raw, [B, C, f, h, w]; several clips.
+
+        Returns:
+            [C] root mean square changes of pixels, in units of -1..1.
+        """
+        std = latents.float().std(dim=(0, 2, 3, 4))  # [C]
+        sign = torch.ones(latents.shape[2:], device=latents.device)
+        sign[:, ::2, 1::2] = sign[:, 1::2, ::2] = -1  # neighbours move apart, so that nothing cancels
+        before = self.decode_chunk(latents).float()
+        changes = []
+        for channel in range(latents.shape[1]):
+            moved = latents.clone()
+            moved[:, channel] += sign * std[channel]
+            changes.append((self.decode_chunk(moved).float() - before).square().mean().sqrt())
+        return torch.stack(changes)
 
     def _statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         self._check_latents(latents)

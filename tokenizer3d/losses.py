@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenizer3d.autoencoder import PATCH, haar_forward, repeat_first
+from tokenizer3d.haar import PATCH, haar_forward, repeat_first
 
 
 def reconstruction_loss(
@@ -18,7 +18,7 @@ def reconstruction_loss(
     """How far a reconstruction is from its video.
 
     Args:
-        sample: [B, 3, 1 + 8k, H, W], not clamped.
+        sample: [B, 3, 1 + 4k, H, W], not clamped.
         video: same shape, -1..1.
         weight: [B, 1, F, H, W] importance of a pixel, mean about 1; `None` for equal.
         mse_weight: of the squared error (what PSNR measures).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def num_latent_frames(num_frames: int, scale_factor_temporal: int = 8) -> int:
+def num_latent_frames(num_frames: int, scale_factor_temporal: int = 4) -> int:
     """Latent frames of a clip.
 
     Args:
@@ -17,7 +17,7 @@ def num_latent_frames(num_frames: int, scale_factor_temporal: int = 8) -> int:
     return (num_frames - 1) // scale_factor_temporal + 1
 
 
-def num_pixel_frames(num_latent: int, scale_factor_temporal: int = 8) -> int:
+def num_pixel_frames(num_latent: int, scale_factor_temporal: int = 4) -> int:
     """Pixel frames that `num_latent` latent frames (at least 1) decode to.
 
     Raises:
@@ -28,7 +28,7 @@ def num_pixel_frames(num_latent: int, scale_factor_temporal: int = 8) -> int:
     return (num_latent - 1) * scale_factor_temporal + 1
 
 
-def check_num_frames(num_frames: int, scale_factor_temporal: int = 8, name: str = "num_frames") -> None:
+def check_num_frames(num_frames: int, scale_factor_temporal: int = 4, name: str = "num_frames") -> None:
     """Refuse frame counts off the grid.
 
     Args:

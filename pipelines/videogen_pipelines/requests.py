@@ -77,8 +77,8 @@ def check_fps(fps: float | None, vocabulary: Mapping[str, Any] | None) -> float:
     return float(fps)
 
 
-def longest_num_frames(duration: float, fps: float, scale_factor_temporal: int = 8) -> int:
-    """The largest frame count ``1 + 8 k`` (k >= 0) whose clip, ``num_frames / fps`` seconds, is not longer than asked.
+def longest_num_frames(duration: float, fps: float, scale_factor_temporal: int = 4) -> int:
+    """The largest frame count ``1 + 4 k`` (k >= 0) whose clip, ``num_frames / fps`` seconds, is not longer than asked.
 
     Args:
         duration: seconds.

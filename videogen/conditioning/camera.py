@@ -200,7 +200,7 @@ def pool_camera(frame_vectors: torch.Tensor, scale_factor_temporal: int) -> torc
 
 
 def camera_vectors(
-    segments: tuple[tuple[str, ...], ...], num_frames: int, scale_factor_temporal: int = 8
+    segments: tuple[tuple[str, ...], ...], num_frames: int, scale_factor_temporal: int = 4
 ) -> torch.Tensor:
     """One camera vector per latent frame: the average over the pixel frames it stands for.
 

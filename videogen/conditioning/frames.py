@@ -113,7 +113,7 @@ def build_frames(
     *,
     batch_size: int = 1,
     fps: float = 12.0,
-    scale_factor_temporal: int = 8,
+    scale_factor_temporal: int = 4,
     camera: Tensor | None = None,
     known_video: Tensor | None = None,
     guides: Tensor | None = None,

@@ -155,7 +155,7 @@ def score(
 
     Args:
         vae: the tokenizer, on any device.
-        video: [B, 3, 1 + 8k, H, W] in -1..1.
+        video: [B, 3, 1 + 4k, H, W] in -1..1.
         boxes: [B, A, F, 4] actor boxes in pixels.
         batch_size: clips coded at once.
 

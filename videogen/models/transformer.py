@@ -311,7 +311,7 @@ class VideoTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
     @register_to_config
     def __init__(
         self,
-        latent_channels: int = 48,
+        latent_channels: int = 64,
         patch_size: int = 1,
         width: int = 192,
         num_heads: int = 3,

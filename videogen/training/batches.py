@@ -59,7 +59,7 @@ class BatchMaker:
         scale_factor_temporal: of the video tokenizer.
     """
 
-    def __init__(self, config: TrainConfig, cache: LatentCache, scale_factor_temporal: int = 8):
+    def __init__(self, config: TrainConfig, cache: LatentCache, scale_factor_temporal: int = 4):
         self.config = config
         self.cache = cache
         self.scale_factor_temporal = scale_factor_temporal

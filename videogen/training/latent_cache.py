@@ -257,7 +257,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 class LatentCache:
-    """A finished cache in memory (about 40 kB a clip at 48 x 3 x 6 x 6).
+    """A finished cache in memory (about 25 kB a clip at 64 x 5 x 6 x 6).
 
     Attributes:
         clips, guides, references: see the module's table, over all shards.

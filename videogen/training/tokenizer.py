@@ -16,7 +16,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,10 +128,14 @@ class TokenizerTrainConfig(Section):
         task: says which loop this file is for.
         model: arguments of `CausalVideoAutoencoder`.
         optimizer: "muon" orthogonalises the updates of all convolutions but the first and last; "adamw".
+        linear_scale: factor of the learning rate for the linear codec, whose values are right from the start.
+        linear_clips: clips whose blocks' principal components a fresh model starts from; 0 keeps it random.
         decay_steps: the learning rate falls to 0 over the last so many of `steps`.
         group_size, reuse, pool_groups: clips per group; steps until the next new group; groups a batch is drawn from.
-        compile: torch.compile the one-shot forward.
+        compile: torch.compile the encoder and the decoder, once for every shape of batch.
         statistics_clips: clips over which latent means and deviations are taken at the end.
+        visibility_power: a channel's deviation after `normalize` is proportional to this power of what it changes in the
+            picture. 0: all channels alike, noise hides all detail at once; 1: as in pixels, noise hides fine detail first.
         freeze_encoder: improve the decoder alone (with `--init-from`): latents, their statistics and every generator trained
             on them stay valid.
     """
@@ -151,6 +155,8 @@ class TokenizerTrainConfig(Section):
     loss: LossConfig = LossConfig()
     optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: float = Field(2e-3, gt=0)
+    linear_scale: float = Field(0.01, ge=0)
+    linear_clips: int = Field(320, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     gradient_clip: float = Field(1.0, gt=0)
     steps: int = Field(20_000, ge=1)
@@ -166,6 +172,7 @@ class TokenizerTrainConfig(Section):
     checkpoint_every: int = Field(500, ge=1)
     validation_clips: int = Field(16, ge=1)
     statistics_clips: int = Field(200, ge=2)
+    visibility_power: float = Field(0.5, ge=0, le=1)
 
     @model_validator(mode="after")
     def _check(self):
@@ -432,7 +439,7 @@ class ClipPool:
 
 
 class ConvolutionMuon(Muon):
-    """Muon on convolution weights [out, in, ...], each seen as a matrix [out, in * ...] over the same memory."""
+    """Muon on weights [out, in, ...], each seen as a matrix [out, in * ...] over the same memory."""
 
     def __init__(self, params: Sequence[Tensor], **options):
         self.weights = list(params)
@@ -446,18 +453,28 @@ class ConvolutionMuon(Muon):
 
 
 def make_optimizers(model: CausalVideoAutoencoder, config: TokenizerTrainConfig) -> list[torch.optim.Optimizer]:
+    """One or two optimisers; a parameter group's `scale` multiplies the run's learning rate."""
     ends = ("encoder.conv_in", "decoder.conv_out")
     hidden: list[Tensor] = []
+    linear: list[Tensor] = []
     rest: list[Tensor] = []
     for name, param in model.named_parameters():
         if not param.requires_grad:
             continue
-        matrix = config.optimizer == "muon" and param.ndim == 5 and not name.startswith(ends)
-        (hidden if matrix else rest).append(param)
-    adamw = torch.optim.AdamW(rest, lr=1.0, betas=(0.9, 0.95), weight_decay=config.weight_decay)
+        full = name.endswith("weight") and param.ndim in (2, 5) and not name.startswith(ends)
+        if name.startswith(("encoder.linear.", "decoder.linear.")):
+            linear.append(param)
+        elif full and "time_weight" not in name and config.optimizer == "muon":
+            hidden.append(param)
+        else:
+            rest.append(param)
+    groups = [{"params": rest, "scale": 1.0}, {"params": linear, "scale": config.linear_scale}]
+    adamw = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.95), weight_decay=config.weight_decay)
     if not hidden:
         return [adamw]
-    return [adamw, ConvolutionMuon(hidden, lr=1.0, weight_decay=config.weight_decay)]
+    muon = ConvolutionMuon(hidden, lr=1.0, weight_decay=config.weight_decay)
+    muon.param_groups[0]["scale"] = 1.0
+    return [adamw, muon]
 
 
 def learning_rate(config: TokenizerTrainConfig, step: int) -> float:
@@ -538,9 +555,17 @@ def train_tokenizer(
         (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         metrics = MetricsFile(folder / "metrics.jsonl", step)
 
+    if config.linear_clips and not resume and init_from is None:
+        kept = model.fit_linear_codec(video.to(device) for video in linear_clips(config))
+        ema.update(0)
+        if processes.is_main_process:
+            print(f"the linear codec keeps {kept:.1%} of the variance", flush=True)
+
     pool = ClipPool(config.model_copy(update={"seed": config.seed + 1_000_003 * processes.process_index}))
     validation = validation_clips(config)
-    forward = torch.compile(model.forward_train) if config.compile else model.forward_train
+    if config.compile:
+        model.encoder.compile(dynamic=False)
+        model.decoder.compile(dynamic=False)
     noise = torch.Generator(device)
     bf16 = config.precision == "bf16"
     scores: dict[str, float] = {}
@@ -562,7 +587,7 @@ def train_tokenizer(
             video = video.to(device)
             noise.manual_seed((config.seed << 32) + step)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                sample, latents = forward(video, config.loss.noise, noise)
+                sample, latents = model.forward_train(video, config.loss.noise, noise)
             parts = reconstruction_loss(sample, video, weight, config.loss.mse_weight, config.loss.band_weight)
             loss = parts.pop("total")
             if config.loss.penalty_weight > 0 and not config.freeze_encoder:
@@ -576,7 +601,7 @@ def train_tokenizer(
             parts["gradient_norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = rate * group["scale"]
                 optimizer.step()
             model.zero_grad(set_to_none=True)
             step += 1
@@ -658,6 +683,14 @@ def load_tokenizer(path: str | Path) -> CausalVideoAutoencoder:
     return CausalVideoAutoencoder.from_pretrained(path, torch_dtype=torch.float32)
 
 
+def linear_clips(config: TokenizerTrainConfig) -> Iterator[Tensor]:
+    """Clips as training draws them, whole."""
+    pool = ClipPool(config)
+    for number in range(-(-config.linear_clips // config.group_size)):
+        yield pool.group(number)[0].float().div_(127.5).sub_(1)
+        pool.groups.clear()
+
+
 def validation_clips(config: TokenizerTrainConfig) -> dict[str, Tensor]:
     """Fixed clips per kind of source, outside of what training draws."""
     size = (config.num_frames, config.height, config.width)
@@ -694,11 +727,14 @@ def measure_statistics(model: CausalVideoAutoencoder, config: TokenizerTrainConf
     named = config.sources[0].model_copy(update={"unnamed_share": 0.0})
     source = make_source(named, config.num_frames, config.height, config.width)
     first, rest = [], []
+    visibility = torch.zeros(model.config.latent_channels, device=device)
     for group in range(-(-config.statistics_clips // 8)):
         latents = model.encode_chunk(source(VALIDATION_SEED, 1 + group, 8)[0].to(device))
         first.append(rearrange(latents[:, :, 0], "b c h w -> (b h w) c"))
         rest.append(rearrange(latents[:, :, 1:], "b c f h w -> (b f h w) c"))
-    model.set_statistics(torch.cat(first), torch.cat(rest))
+        if group == 0 and config.visibility_power > 0:
+            visibility = model.visibility(latents)
+    model.set_statistics(torch.cat(first), torch.cat(rest), visibility**config.visibility_power)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
