@@ -95,7 +95,7 @@ class ResidualBlock(nn.Module):
         self.key = ""  # name within the model, under which the stream state keeps the history
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:  # [B, C, t, h, w] -> same
-        batch, channels, t, _, _ = x.shape
+        batch, channels = x.shape[:2]
         frames = rearrange(x, "b c t h w -> (b t) c h w")
         y = rearrange(self.conv_space(frames), "(b t) c h w -> b t h w c", b=batch)
         y = F.rms_norm(y, (channels,))
