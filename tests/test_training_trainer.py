@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from tokenizer3d.autoencoder import CausalVideoAutoencoder
+from videogen.conditioning.camera import CAMERA_AXES, camera_vectors
 from videogen.data.folder import read_captions, read_clip
 from videogen.data.video import write_video
 from videogen.models.text_encoder import TextEncoder
@@ -246,7 +247,7 @@ def test_cache_is_deterministic_and_goes_on_where_it_stopped(ground, whole_run, 
     for name in ("clips", "guides", "references", "windows", "window_index"):
         assert torch.equal(getattr(mine, name), getattr(first, name)), name
     assert mine.records == first.records
-    assert mine.clips.shape == (24, 8, 3, 2, 2)
+    assert mine.clips.shape == (24, 8, 5, 2, 2)
     assert mine.guides.shape[2] == len(guide_frames(17)) == 4
     with pytest.raises(ValueError, match=r"`data.cache` must be made with the run's settings.*seed = 3"):
         build_cache(config.data, 4, vae)
@@ -290,10 +291,10 @@ def test_every_task_has_its_known_frames(batches):
     assert set(seen) == {"text", "first_image", "last_image", "keyframes", "extend", "subject", "image"}
     assert not seen["text"].frames.known.any()
     assert seen["image"].sample.shape[2] == 1
-    assert seen["first_image"].frames.known.tolist() == [True, False, False]
-    assert seen["last_image"].frames.kinds.tolist() == [0, 1, 1, 2]
+    assert seen["first_image"].frames.known.tolist() == [True, False, False, False, False]
+    assert seen["last_image"].frames.kinds.tolist() == [0, 1, 1, 1, 1, 2]
     assert seen["last_image"].frames.times[-1].item() == pytest.approx(16 / 12)
-    assert seen["subject"].frames.kinds.tolist() == [0, 1, 1, 3]
+    assert seen["subject"].frames.kinds.tolist() == [0, 1, 1, 1, 1, 3]
     assert seen["extend"].frames.known[0] and not seen["extend"].frames.known[-1]
     windows = batches.cache.windows.float()
     assert all(any(torch.equal(item, window) for window in windows) for item in seen["extend"].sample)
@@ -301,6 +302,24 @@ def test_every_task_has_its_known_frames(batches):
         known = batch.frames.known
         assert torch.equal(batch.sample[:, :, known], batch.frames.latents[:, :, known])
     assert all("the subject" in text or "主角" in text or text == "" for text in seen["subject"].captions)
+
+
+def test_a_window_from_mid_clip_may_start_between_two_latents(ground, tmp_path):
+    data = {"cache": str(tmp_path / "cache"), "num_clips": 6, "num_validation": 2, "num_frames": 13}
+    data |= {"mid_clip_share": 1.0, "camera_vector_share": 1.0, "caption_dropout": 0.0}
+    config = _config(ground, tmp_path / "run", data=data, tasks={"extend": 1.0})
+    build_cache(config.data, config.seed, load_vae(config.tokenizer))
+    maker = BatchMaker(config, LatentCache(config.data))
+    assert maker.cache.windows.shape == (6, 8, 4, 2, 2)
+    for step in range(3):
+        batch = maker.training_batch(step)
+        assert batch.frames.known[0] and not batch.frames.known[-1]
+        for camera, index in zip(batch.frames.camera, batch.indices, strict=True):
+            spec = maker.specs[index]
+            assert torch.equal(camera, camera_vectors(spec.camera if spec.camera_told else (), 13))  # one move a clip
+    # Frames 6 to 18 of 19, which pan right from frame 9 on: latents of frames 6; 7 to 10; 11 to 14; 15 to 18.
+    turning = maker._camera((("Pan left",), ("Pan right",)), 13, True)
+    assert turning[:, CAMERA_AXES.index("pan")].tolist() == [-1.0, 0.0, 1.0, 1.0]
 
 
 def test_the_camera_is_told_in_words_or_by_vector_and_dropped_with_the_caption(batches):
@@ -332,7 +351,7 @@ def test_the_subject_replaces_the_actor_and_its_synonyms():
 
 
 def test_two_subjects_have_a_reference_each(ground, tmp_path):
-    data = {"rung": "rung3", "cache": str(tmp_path / "cache"), "num_clips": 30, "mid_clip_share": 0.0, "num_frames": 9}
+    data = {"rung": "rung3", "cache": str(tmp_path / "cache"), "num_clips": 30, "mid_clip_share": 0.0, "num_frames": 5}
     config = _config(ground, tmp_path / "run", data=data, tasks={"subject": 1.0})
     vae = load_vae(config.tokenizer)
     build_cache(config.data, config.seed, vae)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videogen.conditioning.camera import CAMERA_DIM, camera_vectors, parse_camera
+from videogen.conditioning.camera import CAMERA_DIM, camera_frame_vectors, parse_camera, pool_camera
 from videogen.conditioning.frames import FrameSequence, build_frames
 from videogen.training.config import TrainConfig
 from videogen.training.latent_cache import LatentCache, guide_frames
@@ -203,7 +203,8 @@ def _camera_of(
     num_latent_frames = (num_frames - 1) // scale_factor_temporal + 1
     if not segments:
         return torch.zeros(num_latent_frames, CAMERA_DIM)
-    return camera_vectors(segments, num_frames + skipped, scale_factor_temporal)[-num_latent_frames:]
+    # The window is a clip of its own: its first latent stands for its first frame alone, wherever that lies.
+    return pool_camera(camera_frame_vectors(segments, num_frames + skipped)[skipped:], scale_factor_temporal)
 
 
 def name_the_subject(caption: str, actor: str, language: str, number: int = 0) -> str:
