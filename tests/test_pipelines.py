@@ -20,6 +20,7 @@ from videogen_pipelines import (
     TextToVideoPipeline,
     VideoExtensionPipeline,
     base,
+    requests,
 )
 
 PROMPT = "a fox jumps in the snow"
@@ -124,7 +125,7 @@ def test_output_types_agree(text_pipe):
     assert np.array_equal(outputs["pil"].uint8(), outputs["np"].uint8())
     assert np.array_equal(outputs["pt"].uint8(), np.round(array * 255).astype(np.uint8))
     latents = outputs["latent"].frames
-    assert latents.shape == (1, 8, 3, 2, 2)
+    assert latents.shape == (1, 8, 5, 2, 2)
     decoded = text_pipe.decode_latents(latents)
     assert np.allclose((decoded[0].permute(1, 2, 3, 0).numpy() + 1) / 2, array[0], atol=1e-6)
     with pytest.raises(ValueError, match="to have pictures"):
@@ -150,7 +151,7 @@ def test_text_camera_and_guidance_reach_the_video(text_pipe):
 
 def test_every_way_to_tell_the_camera_is_the_same(text_pipe):
     bracket = text_pipe(f"{PROMPT} [Pan left]", seed=1, **QUICK)
-    vectors = camera_vectors((("Pan left",),), 17, 8)
+    vectors = camera_vectors((("Pan left",),), 17)
     for camera in ("[Pan left]", "pan left", "左摇", vectors, vectors.tolist()):
         assert np.array_equal(text_pipe(PROMPT, seed=1, camera=camera, **QUICK).frames, bracket.frames)
     alias = text_pipe(f"{PROMPT} [Push out]", seed=1, **QUICK)
@@ -175,7 +176,7 @@ def test_generator_latents_and_embeddings_instead_of_seed_and_prompt(text_pipe):
     seeded = text_pipe(PROMPT, seed=5, **QUICK)
     by_generator = text_pipe(PROMPT, generator=torch.Generator().manual_seed(5), **QUICK)
     assert np.array_equal(seeded.frames, by_generator.frames) and by_generator.seeds == [5]
-    noise = torch.randn(8, 3, 2, 2, generator=torch.Generator().manual_seed(5))[None]
+    noise = torch.randn(8, 5, 2, 2, generator=torch.Generator().manual_seed(5))[None]
     assert np.array_equal(text_pipe(PROMPT, seed=0, latents=noise, **QUICK).frames, seeded.frames)
     embeds, mask = text_pipe.encode_prompt(PROMPT)
     by_embeds = text_pipe(prompt_embeds=embeds, prompt_attention_mask=mask, seed=5, **QUICK)
@@ -193,7 +194,7 @@ def test_callback_counts_steps_over_all_videos(text_pipe):
 
     text_pipe(PROMPT, seed=0, num_videos_per_prompt=2, callback_on_step_end=callback, **QUICK)
     assert [entry[0] for entry in seen] == [0, 1, 2, 3]
-    assert all(entry[2] == 4 and entry[3] == (1, 8, 3, 2, 2) for entry in seen)
+    assert all(entry[2] == 4 and entry[3] == (1, 8, 5, 2, 2) for entry in seen)
     assert seen[1][1] == 0 and seen[0][1] > 0
 
 
@@ -253,11 +254,38 @@ def test_windows_take_over_the_reencoded_tail(text_pipe):
         output = text_pipe(f"{PROMPT} [Pan left] [Static shot]", seed=2, num_frames=25, **QUICK)
     finally:
         base.denoise = real
-    assert [frames.known.tolist() for frames in seen] == [[False] * 3, [True, True, False]]
+    assert [frames.known.tolist() for frames in seen] == [[False] * 5, [True] * 3 + [False] * 2]
     tail = torch.from_numpy(output.frames[:, 8:17]).permute(0, 4, 1, 2, 3) * 2 - 1
-    torch.testing.assert_close(seen[1].latents[:, :, :2], text_pipe.encode_video(tail), atol=1e-5, rtol=1e-4)
-    whole = camera_vectors((("Pan left",), ("Static shot",)), 25, 8)
-    assert torch.equal(seen[0].camera[0], whole[:3]) and torch.equal(seen[1].camera[0], whole[1:])
+    torch.testing.assert_close(seen[1].latents[:, :, :3], text_pipe.encode_video(tail), atol=1e-5, rtol=1e-4)
+    whole = camera_vectors((("Pan left",), ("Static shot",)), 25)
+    assert torch.equal(seen[0].camera[0], whole[:5]) and torch.equal(seen[1].camera[0], whole[2:])
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "starts"),
+    [(13, [0]), (17, [0]), (21, [0, 4]), (25, [0, 8]), (29, [0, 8, 12]), (33, [0, 8, 16])],
+)
+def test_windows_lie_on_the_grid_and_the_last_ends_with_the_clip(num_frames, starts):
+    length = min(num_frames, 17)
+    assert requests.plan_windows(num_frames, 17, 4) == [(start, length) for start in starts]
+    assert starts[-1] + length == num_frames
+    assert requests.plan_windows(num_frames, None, 4) == [(0, num_frames)]
+
+
+def test_a_last_window_may_overlap_by_more_than_half(text_pipe, monkeypatch):
+    seen = []
+    real = base.denoise
+
+    def spy(transformer, scheduler, frames, *arguments, **named):
+        seen.append(frames)
+        return real(transformer, scheduler, frames, *arguments, **named)
+
+    monkeypatch.setattr(base, "denoise", spy)
+    output = text_pipe(PROMPT, seed=2, num_frames=21, **QUICK)
+    assert output.frames.shape[1] == 21 and "continued in 2 windows" in output.adjusted[0]
+    assert seen[1].known.tolist() == [True] * 4 + [False]
+    tail = torch.from_numpy(output.frames[:, 4:17]).permute(0, 4, 1, 2, 3) * 2 - 1
+    torch.testing.assert_close(seen[1].latents[:, :, :4], text_pipe.encode_video(tail), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -269,12 +297,12 @@ def test_windows_take_over_the_reencoded_tail(text_pipe):
         ({"prompt": "a fox [Pan lift]"}, r"nearest is \[Pan left\]"),
         ({"prompt": "a fox [Pan left]", "camera": "Zoom in"}, "must not both name camera commands"),
         ({"camera": "Pan left, [Zoom in]"}, "`camera` must hold commands only"),
-        ({"camera": torch.zeros(2, 9)}, r"`camera` as vectors must be \[3, 9\], got \[2, 9\]"),
-        ({"camera": torch.full((3, 9), torch.nan)}, "must be finite"),
+        ({"camera": torch.zeros(2, 9)}, r"`camera` as vectors must be \[5, 9\], got \[2, 9\]"),
+        ({"camera": torch.full((5, 9), torch.nan)}, "must be finite"),
         ({"height": 480, "width": 640}, "got 640x480; use 32x32"),
         ({"width": 64}, "got 64x32; use 32x32"),
         ({"fps": 25}, "got 25; use 12"),
-        ({"num_frames": 16}, "`num_frames` must be 1 plus a multiple of 8, got 16; use 9 or 17"),
+        ({"num_frames": 16}, "`num_frames` must be 1 plus a multiple of 4, got 16; use 13 or 17"),
         ({"num_frames": -8}, r"got -8; use 1\."),
         ({"num_frames": 9}, r"length the model was trained on \(17\) or longer, got 9; use 17"),
         ({"num_frames": 17, "duration": 1.5}, "must not both be given"),
@@ -296,7 +324,7 @@ def test_windows_take_over_the_reencoded_tail(text_pipe):
         ({"generator": torch.Generator(), "num_videos_per_prompt": 2, "seed": None}, "for each of 2 videos, got 1"),
         ({"output_type": "gif"}, "`output_type` must be"),
         ({"num_frames": 25, "output_type": "latent"}, "cannot be used beyond the trained length"),
-        ({"latents": torch.zeros(1, 8, 2, 2, 2)}, r"must have the shape \[1, 8, 3, 2, 2\]"),
+        ({"latents": torch.zeros(1, 8, 2, 2, 2)}, r"must have the shape \[1, 8, 5, 2, 2\]"),
         ({"negative_prompt": ["a", "b"]}, "`negative_prompt` must be one text or one for each of 1 prompts"),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, r"may hold 'latents', got \['noise'\]"),
         ({"prompt": None}, "`prompt` or `prompt_embeds` must be given"),
@@ -308,8 +336,8 @@ def test_messages(text_pipe, arguments, message):
 
 
 def test_duration_takes_the_longest_length_that_fits(text_pipe):
-    output = text_pipe(PROMPT, seed=0, duration=2.0, num_inference_steps=1)
-    assert output.num_frames == 17 and output.adjusted[0].startswith("`duration` 2 s became 1.42 s (17 frames")
+    output = text_pipe(PROMPT, seed=0, duration=1.7, num_inference_steps=1)
+    assert output.num_frames == 17 and output.adjusted[0].startswith("`duration` 1.7 s became 1.42 s (17 frames")
     assert text_pipe(PROMPT, seed=0, duration=17 / 12, num_inference_steps=1).adjusted == []
 
 
@@ -436,11 +464,11 @@ def test_guides_carry_the_time_of_their_frame(image_pipe, monkeypatch):
         PROMPT, picture(1), last_image=picture(2), keyframes={0.5: picture(3), 1.0: picture(4, 64)}, seed=0, **QUICK
     )
     frames = seen[0]
-    assert frames.known.tolist() == [True, False, False, True, True, True]
-    assert frames.kinds.tolist() == [0, 1, 1, 2, 2, 2]
-    torch.testing.assert_close(frames.times[3:], torch.tensor([6 / 12, 12 / 12, 16 / 12]))
+    assert frames.known.tolist() == [True] + [False] * 4 + [True] * 3
+    assert frames.kinds.tolist() == [0, 1, 1, 1, 1, 2, 2, 2]
+    torch.testing.assert_close(frames.times[5:], torch.tensor([6 / 12, 12 / 12, 16 / 12]))
     pixels = torch.from_numpy(np.array(picture(2))).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
-    torch.testing.assert_close(frames.latents[:, :, 5:], image_pipe.encode_video(pixels))
+    torch.testing.assert_close(frames.latents[:, :, 7:], image_pipe.encode_video(pixels))
     assert set(output.conditioning) == {"image", "last_image", "keyframe 0.5", "keyframe 1"}
     assert output.adjusted == ["`keyframe 1` was reduced to 32x32."]
 
@@ -459,8 +487,8 @@ def test_guides_change_the_video_and_windows_use_their_own(image_pipe, monkeypat
     monkeypatch.setattr(base, "denoise", spy)
     output = image_pipe(PROMPT, last_image=picture(2), keyframes={1.0: picture(3)}, num_frames=25, seed=0, **QUICK)
     assert output.num_frames == 25
-    torch.testing.assert_close(seen[0].times[3:], torch.tensor([12 / 12]))
-    torch.testing.assert_close(seen[1].times[3:], torch.tensor([(24 - 8) / 12]))
+    torch.testing.assert_close(seen[0].times[5:], torch.tensor([12 / 12]))
+    torch.testing.assert_close(seen[1].times[5:], torch.tensor([(24 - 8) / 12]))
 
 
 def test_keyframe_moved_to_the_nearest_frame_is_said(image_pipe):
@@ -507,12 +535,13 @@ def test_subjects_are_references(subject_pipe, text_pipe, monkeypatch):
     both = subject_pipe(prompt, [picture(1), picture(2)], seed=0, **QUICK)
     swapped = subject_pipe(prompt, [picture(2), picture(1)], seed=0, **QUICK)
     nobody = text_pipe(prompt, seed=0, **QUICK)
-    assert seen[0].kinds.tolist() == [0, 1, 1, 3, 4] and seen[0].known.tolist() == [False] * 3 + [True] * 2
+    assert seen[0].kinds.tolist() == [0, 1, 1, 1, 1, 3, 4]
+    assert seen[0].known.tolist() == [False] * 5 + [True] * 2
     assert not np.array_equal(both.frames, swapped.frames) and not np.array_equal(both.frames, nobody.frames)
     assert list(both.conditioning) == ["subject 1", "subject 2"]
     seen.clear()
     one = subject_pipe("the subject in the snow", picture(1), num_frames=25, seed=0, **QUICK)
-    assert all(frames.kinds.tolist() == [0, 1, 1, 3] for frames in seen) and len(seen) == 2
+    assert all(frames.kinds.tolist() == [0, 1, 1, 1, 1, 3] for frames in seen) and len(seen) == 2
     assert not any("name the subject" in note for note in one.adjusted)
 
 
@@ -559,8 +588,8 @@ def test_extension_keeps_what_was_there_and_goes_on_from_its_tail(extension_pipe
     assert output.settings["num_source_frames"] == 20 and output.settings["num_new_frames"] == 8
     assert np.array_equal(output.uint8()[0, :20], video)
     tail = torch.from_numpy(video[-9:]).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-    torch.testing.assert_close(seen[0].latents[:, :, :2], extension_pipe.encode_video(tail))
-    assert seen[0].known.tolist() == [True, True, False]
+    torch.testing.assert_close(seen[0].latents[:, :, :3], extension_pipe.encode_video(tail))
+    assert seen[0].known.tolist() == [True] * 3 + [False] * 2
     # The new frames are those that the decoder adds behind the tail.
     again = extension_pipe(PROMPT, video, seed=0, **QUICK)
     assert np.array_equal(again.frames, output.frames)
@@ -573,11 +602,14 @@ def test_extension_by_duration_over_several_windows(extension_pipe):
     assert output.frames.shape == (2, 9 + 24, 32, 32, 3) and output.seeds == [0, 1]
     assert "continued in 3 windows" in output.adjusted[0]
     assert np.array_equal(output.uint8()[0, :9], output.uint8()[1, :9])
-    shorter = extension_pipe(PROMPT, moving(9), duration=1.0, seed=0, **QUICK)
+    shorter = extension_pipe(PROMPT, moving(9), duration=0.9, seed=0, **QUICK)
     assert shorter.settings["num_new_frames"] == 8
     assert shorter.adjusted == [
-        "`duration` 1 s became 0.67 s (8 new frames at 12 per second), the longest length that fits."
+        "`duration` 0.9 s became 0.67 s (8 new frames at 12 per second), the longest length that fits."
     ]
+    exact = extension_pipe(PROMPT, moving(9), duration=1.0, seed=0, **QUICK)  # a second window of 4 new frames
+    assert exact.frames.shape[1] == 9 + 12 and exact.settings["num_new_frames"] == 12
+    assert len(exact.adjusted) == 1 and "continued in 2 windows" in exact.adjusted[0]
 
 
 def test_extension_of_every_kind_of_video(extension_pipe, tmp_path):
@@ -591,11 +623,22 @@ def test_extension_of_every_kind_of_video(extension_pipe, tmp_path):
         [Image.fromarray(frame) for frame in video],
     ):
         assert np.array_equal(extension_pipe(PROMPT, same, seed=0, **QUICK).frames, expected.frames)
-    write_video(tmp_path / "a.mp4", video, 24)
+    write_video(tmp_path / "a.mp4", video[:7], 24)
     output = extension_pipe(PROMPT, tmp_path / "a.mp4", seed=0, **QUICK)
-    assert output.adjusted[0] == "`video` was resampled from 24 to 12 frames per second (9 became 5 frames)."
+    assert output.adjusted[0] == "`video` was resampled from 24 to 12 frames per second (7 became 4 frames)."
     assert "too short to show its motion" in output.adjusted[1]
-    assert output.frames.shape[1] == 5 + 16
+    assert output.frames.shape[1] == 4 + 16
+
+
+@pytest.mark.parametrize(("available", "overlap"), [(1, 1), (4, 1), (5, 5), (8, 5), (9, 9), (100, 9)])
+def test_extension_goes_on_from_what_there_is(available, overlap):
+    assert base.extension_overlap(17, 4, available) == overlap
+
+
+def test_extension_of_a_model_without_vocabulary(extension_pipe, monkeypatch):
+    monkeypatch.setattr(extension_pipe, "vocabulary", None)
+    output = extension_pipe(PROMPT, moving(12), fps=12, seed=0, **QUICK)
+    assert output.settings["num_new_frames"] == 8 and output.frames.shape == (1, 20, 32, 32, 3)
 
 
 def test_extension_fits_size_and_says_so(extension_pipe):
@@ -607,9 +650,9 @@ def test_extension_fits_size_and_says_so(extension_pipe):
     ("arguments", "message"),
     [
         ({"video": None}, "`video` must be given"),
-        ({"num_frames": 12}, "`num_frames` must be a positive multiple of 8 new frames, got 12; use 16"),
+        ({"num_frames": 14}, "`num_frames` must be a positive multiple of 4 new frames, got 14; use 16"),
         ({"num_frames": 8, "duration": 1.0}, "must not both be given"),
-        ({"duration": 0.2}, "`duration` must be at least 0.67 seconds"),
+        ({"duration": 0.2}, "`duration` must be at least 0.33 seconds"),
         ({"duration": float("nan")}, "`duration`"),
         ({"video": np.zeros((4, 32, 32), np.uint8)}, r"must be \[F, H, W, 3\], got \[4, 32, 32\]"),
         ({"video": []}, "at least one frame"),

@@ -24,7 +24,7 @@ from torch import Tensor
 
 import videogen
 from tokenizer3d.autoencoder import CausalVideoAutoencoder
-from tokenizer3d.shapes import num_latent_frames
+from tokenizer3d.shapes import num_latent_frames, num_pixel_frames
 from videogen.conditioning.camera import CameraPlan
 from videogen.conditioning.frames import build_frames
 from videogen.conditioning.images import ConditioningImage, ImageInput, load_image
@@ -557,9 +557,14 @@ class VideoGenerationPipeline(DiffusionPipeline):
         return on_step
 
 
+def extension_window(trained_num_frames: int | None, scale_factor_temporal: int) -> int:
+    """Frames that are known or new in one window of an extension: the trained length, or five latent frames' worth."""
+    return trained_num_frames or num_pixel_frames(5, scale_factor_temporal)
+
+
 def extension_overlap(trained_num_frames: int | None, scale_factor_temporal: int, available: int) -> int:
-    """How many frames of a video's end to go on from: as between windows, or one where the video is too short."""
-    wanted = overlap_frames(trained_num_frames or 1 + 2 * scale_factor_temporal, scale_factor_temporal)
+    """How many frames of a video's end to go on from: as between windows, fewer where the video is shorter, at least one."""
+    wanted = overlap_frames(extension_window(trained_num_frames, scale_factor_temporal), scale_factor_temporal)
     while wanted > available:
         wanted -= scale_factor_temporal
     return wanted

@@ -262,7 +262,7 @@ def camera_of_timeline(
 
 
 def plan_windows(num_frames: int, window: int | None, scale_factor_temporal: int) -> list[tuple[int, int]]:
-    """Cuts a timeline into windows (start, length) of trained length that overlap by about half.
+    """Cuts a timeline into windows (start, length) of trained length that overlap by about half, the last one by more where need be.
 
     The first starts at frame 0, each later one within its predecessor, the last one ends with the timeline. Starts are
     multiples of `scale_factor_temporal`, so that windows lie on the latent grid.

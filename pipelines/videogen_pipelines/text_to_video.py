@@ -56,7 +56,7 @@ class TextToVideoPipeline(VideoGenerationPipeline):
             negative_prompt: what to steer away from; one for all prompts or one each.
             height: pixels; None = the trained size.
             width: pixels; None = the trained size.
-            num_frames: 1 plus a multiple of 8; None = the trained length. Longer clips are continued in windows.
+            num_frames: 1 plus a multiple of 4; None = the trained length. Longer clips are continued in windows.
             duration: seconds instead of `num_frames`; the longest grid length that fits is taken and reported.
             fps: frames per second; None = the trained rate.
             num_inference_steps: denoising steps; None = the model's own default.

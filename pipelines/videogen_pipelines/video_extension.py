@@ -20,6 +20,7 @@ from videogen_pipelines.base import (
     StepEndCallback,
     VideoGenerationPipeline,
     extension_overlap,
+    extension_window,
 )
 from videogen_pipelines.output import VideoPipelineOutput, convert_frames
 from videogen_pipelines.requests import MAX_DURATION, CameraInput, check_fps, check_size, longest_num_frames
@@ -72,7 +73,7 @@ class VideoExtensionPipeline(VideoGenerationPipeline):
             prompt: one text or several; may hold camera brackets, which share the new frames equally.
             video: path of a video file, frames uint8 (0..255) or float (0..1) as array [F, H, W, 3] or tensor
                 [F, 3, H, W], or a list of PIL images. Frames are fitted to the model's size and rate, reported.
-            num_frames: *new* frames, a multiple of 8.
+            num_frames: *new* frames, a multiple of 4.
             duration: seconds to add instead of `num_frames`; the longest whole number of latent frames that fits. With
                 neither, one window's worth is added.
             fps: frames per second of the result; None = the trained rate.
@@ -102,7 +103,7 @@ class VideoExtensionPipeline(VideoGenerationPipeline):
         overlap = extension_overlap(self.trained_num_frames, self.scale_factor_temporal, source.shape[1])
         if overlap == 1:
             adjusted.append("`video` is too short to show its motion; it is continued from its last picture alone.")
-        window = self.trained_num_frames or 1 + 2 * self.scale_factor_temporal
+        window = extension_window(self.trained_num_frames, self.scale_factor_temporal)
         num_new = self._num_new_frames(num_frames, duration, fps, window - overlap, adjusted)
         plan = Plan(height, width, overlap + num_new, fps, adjusted)
         output = self.generate(
