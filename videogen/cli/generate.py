@@ -36,7 +36,7 @@ def generate(
     duration: Annotated[
         float | None, typer.Option(metavar="S", help="Seconds; the longest length that fits is taken and printed.")
     ] = None,
-    num_frames: Annotated[int | None, typer.Option(help="Instead of --duration: 1 plus a multiple of 8.")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Instead of --duration: 1 plus a multiple of 4.")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Width and height in pixels.")] = None,
     fps: Annotated[float | None, typer.Option(help="Frames per second.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps: more take longer and look better.")] = None,

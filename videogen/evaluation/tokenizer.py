@@ -273,7 +273,7 @@ def evaluate_tokenizer(
         num_clips: Stage clips, and as many with strangers.
         media: folder with what the packages of the module's docstring ship; `None` leaves photographs and footage out.
         rung: vocabulary of the Stage clips.
-        num_frames: 1 plus a multiple of 8.
+        num_frames: 1 plus a multiple of 4.
         size: pixels, a multiple of 16.
 
     Returns:

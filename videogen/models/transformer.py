@@ -2,7 +2,7 @@
 
 Pre-norm blocks with one shared AdaLN projection plus a table per block (PixArt-alpha, arXiv 2310.00426). The mixer of a
 layer is gated linear attention with a depth-wise convolution beside it (SANA-Video 2.0, arXiv 2607.21553; the convolution
-is ours) or a softmax anchor that is windowed in time. The feed-forward of a layer is a dense SwiGLU or token-choice experts
+is ours) or a softmax anchor that may be windowed in time. The feed-forward of a layer is a dense SwiGLU or token-choice experts
 (DeepSeek-V3, arXiv 2412.19437). Every latent frame has a timestep, a kind and a camera vector of its own: known frames
 (a first image, guides, references) come with timestep 0 and their clean latent, so one set of weights serves every task.
 
