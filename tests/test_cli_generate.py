@@ -103,10 +103,10 @@ def test_generate_then_info_then_replay_gives_the_same_bytes(
     prompt = 'a fox jumps in the "snow" $HOME # 狐狸, [Pan left]'
     out, sheet = tmp_path / "a.mp4", tmp_path / "a.png"
     common = ["--model", str(model)]
-    assert main(["generate", prompt, "--duration", "2", "--sheet", str(sheet), "-o", str(out), *common]) == 0
+    assert main(["generate", prompt, "--duration", "1.7", "--sheet", str(sheet), "-o", str(out), *common]) == 0
     printed = capsys.readouterr()
     assert "17 frames, 1.42 s" in printed.out and "step 2 of 2" in printed.err
-    assert "`duration` 2 s became 1.42 s" in printed.err and "does not know" in printed.err
+    assert "`duration` 1.7 s became 1.42 s" in printed.err and "does not know" in printed.err
     assert read_video(out).frames.shape == (17, 96, 96, 3)
     assert Image.open(sheet).size[0] > 500
 
@@ -212,7 +212,7 @@ BAD_INPUT: list[tuple[str, list[str], str]] = [
     ("size of words", ["a fox", "--size", "big"], "`--size` must be"),
     ("untrained size", ["a fox", "--size", "128x96"], "use 96x96"),
     ("untrained rate", ["a fox", "--fps", "25"], "use 12"),
-    ("frames off the grid", ["a fox", "--num-frames", "80"], "use 73 or 81"),
+    ("frames off the grid", ["a fox", "--num-frames", "80"], "use 77 or 81"),
     ("frames and duration", ["a fox", "--num-frames", "17", "--duration", "2"], "must not both be given"),
     ("short duration", ["a fox", "--duration", "0.01"], "`duration`"),
     ("duration NaN", ["a fox", "--duration", "nan"], "`duration`"),
@@ -271,7 +271,7 @@ def test_bad_input_gets_one_sentence_and_no_file(
     [
         (["extend", "none.mp4", "--duration", "1"], "exists"),
         (["extend", "plain.mp4", "--duration", "1"], "`--prompt` must be given"),
-        (["extend", "plain.mp4", "--duration", "0.1", "--prompt", "a fox"], "at least 0.67 seconds"),
+        (["extend", "plain.mp4", "--duration", "0.1", "--prompt", "a fox"], "at least 0.33 seconds"),
         (["extend", "plain.mp4"], "--duration"),
         (["replay", "plain.mp4"], "holds no videogen receipt"),
         (["info", "plain.mp4"], "holds no videogen receipt"),

@@ -117,26 +117,28 @@ def test_text_refuses_what_it_cannot_write():
 
 
 def test_vectors_signs_and_specified():
-    assert torch.equal(camera_vectors((), 17, 8), torch.zeros(3, 9))
-    static = camera_vectors((("Static shot",),), 17, 8)
-    assert torch.equal(static[:, :8], torch.zeros(3, 8)) and bool((static[:, 8] == 1).all())
-    vectors = camera_vectors((("Pan left", "Pedestal up"),), 17, 8)
-    assert vectors.dtype == torch.float32 and vectors.shape == (3, 9)
+    assert torch.equal(camera_vectors((), 17), torch.zeros(5, 9))
+    static = camera_vectors((("Static shot",),), 17)
+    assert torch.equal(static[:, :8], torch.zeros(5, 8)) and bool((static[:, 8] == 1).all())
+    vectors = camera_vectors((("Pan left", "Pedestal up"),), 17)
+    assert vectors.dtype == torch.float32 and vectors.shape == (5, 9)
     assert bool((vectors[:, column("pan")] == -1).all()) and bool((vectors[:, column("pedestal")] == 1).all())
     for right, left in (("Truck right", "Truck left"), ("Push in", "Pull out"), ("Tilt up", "Tilt down")):
-        plus, minus = camera_vectors(((right,),), 9, 8), camera_vectors(((left,),), 9, 8)
+        plus, minus = camera_vectors(((right,),), 5), camera_vectors(((left,),), 5)
         assert torch.equal(plus[:, :8], -minus[:, :8]) and plus[:, :8].sum() == 2
-    assert len({tuple(camera_vectors(((name,),), 1, 8)[0].tolist()) for name in CAMERA_COMMANDS}) == 15
+    assert len({tuple(camera_vectors(((name,),), 1)[0].tolist()) for name in CAMERA_COMMANDS}) == 15
 
 
 def test_vectors_in_sequence_share_the_clip():
-    vectors = camera_vectors((("Pan left",), ("Pan right",)), 33, 8)  # [5, 9]
-    assert vectors[:, column("pan")].tolist() == [-1.0, -1.0, -0.75, 1.0, 1.0]  # frame 16 of 9..16 pans right already
+    vectors = camera_vectors((("Pan left",), ("Pan right",)), 17)  # [5, 9]
+    assert vectors[:, column("pan")].tolist() == [-1.0, -1.0, -0.5, 1.0, 1.0]  # frame 8 of 5..8 pans right already
+    coarse = camera_vectors((("Pan left",), ("Pan right",)), 33, 8)  # [5, 9]
+    assert coarse[:, column("pan")].tolist() == [-1.0, -1.0, -0.75, 1.0, 1.0]  # frame 16 of 9..16
     assert bool((vectors[:, 8] == 1).all())
-    half = camera_vectors(((), ("Shake",)), 33, 8)
+    half = camera_vectors(((), ("Shake",)), 17)
     assert half[0].abs().sum() == 0 and half[4, column("shake")] == 1
 
 
 def test_vectors_refuse_a_length_off_the_grid():
-    with pytest.raises(ValueError, match="`num_frames` must be 1 plus a multiple of 8, got 80; use 73 or 81"):
-        camera_vectors((), 80, 8)
+    with pytest.raises(ValueError, match="`num_frames` must be 1 plus a multiple of 4, got 80; use 77 or 81"):
+        camera_vectors((), 80)

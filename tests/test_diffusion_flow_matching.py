@@ -85,6 +85,6 @@ def test_shift_moves_levels_towards_noise(shift, expected):
 
 
 def test_default_shift_follows_the_token_count():
-    assert default_shift(108) == 1.0
+    assert default_shift(180) == 1.0
     assert default_shift(4290) == pytest.approx(3.0)
     assert default_shift(23_000) == pytest.approx(6.0, rel=0.01)

@@ -8,29 +8,30 @@ SIZE = (4, 2, 2)
 
 
 def test_times_are_seconds_at_the_centre_of_the_frames():
-    # 17 frames at 12 fps: frame 0; frames 1 to 8, centre 4.5; frames 9 to 16, centre 12.5.
-    torch.testing.assert_close(latent_times(3, 12.0, 8), torch.tensor([0.0, 4.5 / 12, 12.5 / 12]))
-    torch.testing.assert_close(latent_times(2, 24.0, 4), torch.tensor([0.0, 2.5 / 24]))
+    # 17 frames at 12 fps: frame 0; frames 1 to 4, centre 2.5; ...; frames 13 to 16, centre 14.5.
+    torch.testing.assert_close(latent_times(5, 12.0, 4), torch.tensor([0.0, 2.5, 6.5, 10.5, 14.5]) / 12)
+    torch.testing.assert_close(latent_times(2, 24.0, 8), torch.tensor([0.0, 4.5 / 24]))
 
 
 def test_every_task_has_its_layout():
     torch.manual_seed(0)
     image, images = torch.randn(2, 4, 1, 2, 2), torch.randn(2, 4, 2, 2, 2)
-    text = build_frames(3, SIZE, batch_size=2)
-    assert text.known.tolist() == [False] * 3
-    assert text.kinds.tolist() == [0, 1, 1]
-    first = build_frames(3, SIZE, batch_size=2, known_video=image)
-    assert first.known.tolist() == [True, False, False]
+    text = build_frames(5, SIZE, batch_size=2)
+    assert text.known.tolist() == [False] * 5
+    assert text.kinds.tolist() == [0, 1, 1, 1, 1]
+    first = build_frames(5, SIZE, batch_size=2, known_video=image)
+    assert first.known.tolist() == [True, False, False, False, False]
     assert torch.equal(first.latents[:, :, :1], image)
-    last = build_frames(3, SIZE, batch_size=2, guides=image, guide_frames=[16])
-    assert last.kinds.tolist() == [0, 1, 1, 2]
-    assert last.times[3].item() == pytest.approx(16 / 12)
+    last = build_frames(5, SIZE, batch_size=2, guides=image, guide_frames=[16])
+    assert last.kinds.tolist() == [0, 1, 1, 1, 1, 2]
+    assert last.times[5].item() == pytest.approx(16 / 12)
     everything = build_frames(
-        3, SIZE, batch_size=2, known_video=images, guides=image, guide_frames=[8], references=images
+        5, SIZE, batch_size=2, known_video=images, guides=image, guide_frames=[8], references=images
     )
-    assert everything.kinds.tolist() == [0, 1, 1, 2, 3, 4]
-    assert everything.known.tolist() == [True, True, False, True, True, True]
-    assert torch.equal(everything.latents[:, :, 4:], images)
+    assert everything.kinds.tolist() == [0, 1, 1, 1, 1, 2, 3, 4]
+    assert everything.known.tolist() == [True, True, False, False, False, True, True, True]
+    assert everything.times[5].item() == pytest.approx(8 / 12)
+    assert torch.equal(everything.latents[:, :, 6:], images)
     assert build_frames(1, SIZE).kinds.tolist() == [0]
 
 
@@ -55,7 +56,7 @@ def test_repeat_and_select():
         ({"guides": torch.zeros(1, 4, 1, 2, 2), "guide_frames": [17]}, "must lie within the video, 0 to 16"),
         ({"guides": torch.zeros(1, 4, 1, 2, 2)}, "one frame per guide, got 0 for 1"),
         ({"references": torch.zeros(1, 4, 3, 2, 2)}, "at most 2 images, got 3"),
-        ({"known_video": torch.zeros(1, 4, 4, 2, 2)}, "not be longer than the video"),
+        ({"known_video": torch.zeros(1, 4, 6, 2, 2)}, r"longer than the video \(5 latent frames\), got 6"),
         ({"known_video": torch.zeros(1, 5, 1, 2, 2)}, "`known_video` must have the shape"),
         ({"camera": torch.zeros(2, CAMERA_DIM)}, "`camera` must end in"),
     ],
@@ -63,4 +64,4 @@ def test_repeat_and_select():
 )
 def test_misfits_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        build_frames(3, SIZE, **arguments)
+        build_frames(5, SIZE, **arguments)

@@ -195,7 +195,7 @@ def test_pictures_of_a_folder_become_moving_clips(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_frames": 16}, "must be 1 plus a multiple of 8, got 16"),
+        ({"num_frames": 16}, "must be 1 plus a multiple of 4, got 16; use 13 or 17"),
         ({"batches": [{"size": 64}]}, "`batches` must not be larger than the clips"),
         ({"colour": 1}, "colour"),
         ({"steps": 10, "decay_steps": 20}, "`decay_steps` must be at most `steps`"),
