@@ -83,7 +83,7 @@ def test_known_latents_are_bit_exact_at_every_step(transformer):
     torch.manual_seed(1)
     known, guide_image, reference = torch.randn(2, 4, 1, 2, 2), torch.randn(2, 4, 1, 2, 2), torch.randn(2, 4, 1, 2, 2)
     frames = build_frames(
-        3, SIZE, batch_size=2, known_video=known, guides=guide_image, guide_frames=[16], references=reference
+        5, SIZE, batch_size=2, known_video=known, guides=guide_image, guide_frames=[16], references=reference
     )
     embeds, mask = _prompt(2)
     seen = []
@@ -107,7 +107,7 @@ def test_known_latents_are_bit_exact_at_every_step(transformer):
         callback=callback,
     )
     assert torch.equal(result[:, :, :1], known)
-    assert result.shape == (2, 4, 3, 2, 2)
+    assert result.shape == (2, 4, 5, 2, 2)
     assert seen == [(0, 0.75), (1, 0.5), (2, 0.25), (3, 0.0)]
 
 
