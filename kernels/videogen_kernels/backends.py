@@ -26,3 +26,17 @@ def check_backend(op: str, backend: str, available: tuple[str, ...]) -> str:
     allowed = ", ".join(repr(name) for name in ("auto", *available))
     reason = _UNAVAILABLE.get(backend, "there is no such backend")
     raise ValueError(f"`backend` of {op} must be one of {allowed}, got {backend!r} ({reason}); use 'auto'.")
+
+
+def choose_native(op: str, backend: str, can_run: bool) -> bool:
+    """Whether the compiled CPU operator runs: where it can, unless another backend was asked for.
+
+    Raises:
+        ValueError: it was asked for and cannot run.
+    """
+    if backend == "native" and not can_run:
+        raise ValueError(
+            f"`backend` 'native' of {op} needs float32 or bfloat16 tensors on the CPU, a C++ compiler and at most 4 threads "
+            "outside torch.compile; use 'reference'."
+        )
+    return can_run and backend in ("auto", "native")

@@ -15,8 +15,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from videogen.models.transformer import SwiGLU
-from videogen_kernels.attention import attention
-from videogen_kernels.rotary import head_norm, rotary
+from videogen_kernels.mixers import softmax_mixer
 
 
 class TextBlock(nn.Module):
@@ -34,9 +33,8 @@ class TextBlock(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         qkv = self.to_qkv(self.norm_1(x)).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = qkv.unbind(2)  # [B, S, N, K]
-        query = rotary(head_norm(query, self.norm_query), cos, sin)
-        key = rotary(head_norm(key, self.norm_key), cos, sin)
-        x = x + self.to_out(attention(query, key, value, mask).flatten(2))
+        out = softmax_mixer(query, key, value, self.norm_query, self.norm_key, None, cos, sin, key_mask=mask)
+        x = x + self.to_out(out)
         return x + self.feed_forward(self.norm_2(x))
 
 

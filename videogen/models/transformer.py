@@ -28,10 +28,8 @@ from torch import Tensor, nn
 
 from videogen.models.embeddings import FrameEmbedding, frame_visibility, rotary_tables
 from videogen_kernels import moe
-from videogen_kernels.attention import attention, windowed_attention
-from videogen_kernels.linear_attention import linear_attention
+from videogen_kernels.mixers import linear_mixer, softmax_mixer
 from videogen_kernels.modulated_norm import gated_residual, modulated_norm
-from videogen_kernels.rotary import gated_head_norm, head_norm, rotary
 
 Mixer = Literal["linear", "softmax"]
 FeedForward = Literal["dense", "moe"]
@@ -77,23 +75,17 @@ class LinearMixer(nn.Module):
         nn.init.zeros_(self.conv.weight)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        query, key, value, gate = self.to_qkvg(x).unflatten(-1, (4, self.num_heads, -1)).unbind(2)  # [B, L, N, K]
-        # float32 from here to the output norm: the state is float32, and casting back and forth costs more than it saves.
-        query = head_norm(query, self.norm_query, dtype=torch.float32)
-        key = head_norm(key, self.norm_key, dtype=torch.float32)
-        out = linear_attention(
-            rotary(query, cos, sin),
-            rotary(key, cos, sin),
-            value.float(),
-            gate=torch.sigmoid(self.to_beta(x).float()),
-            # Kept off 0, so that the denominator cannot vanish.
-            query_den=F.relu(query) + 0.01,
-            key_den=F.relu(key) + 0.01,
+        out = linear_mixer(
+            self.to_qkvg(x).unflatten(-1, (4, self.num_heads, -1)),
+            self.to_beta(x),
+            self.norm_query,
+            self.norm_key,
+            self.norm_out,
+            self.conv.weight,
+            cos,
+            sin,
+            grid,
         )
-        n, h, w = grid
-        frames = rearrange(value, "b (n h w) a k -> (b n) (a k) h w", n=n, h=h, w=w)
-        local = rearrange(self.conv(frames), "(b n) (a k) h w -> b (n h w) a k", n=n, a=self.num_heads)
-        out = gated_head_norm(out + local, self.norm_out, gate, dtype=gate.dtype).flatten(2)  # [B, L, N * K]
         return self.to_out(out)
 
 
@@ -111,16 +103,10 @@ class SoftmaxMixer(nn.Module):
         self.to_out = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor | None) -> Tensor:
-        qkv = self.to_qkv(x)
-        query, key, value = qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(2)  # [B, L, N, K]
-        query = rotary(head_norm(query, self.norm_query, dtype=torch.float32), cos, sin).to(value.dtype)
-        key = rotary(head_norm(key, self.norm_key, dtype=torch.float32), cos, sin).to(value.dtype)
-        if visible is None:
-            out = attention(query, key, value)
-        else:
-            out = windowed_attention(query, key, value, visible)
-        out = out * torch.sigmoid(self.to_gate(x))[..., None]
-        return self.to_out(out.flatten(2))
+        query, key, value = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)  # [B, L, N, K]
+        gate = self.to_gate(x)
+        out = softmax_mixer(query, key, value, self.norm_query, self.norm_key, gate, cos, sin, visible=visible)
+        return self.to_out(out)
 
 
 class CrossAttention(nn.Module):
@@ -142,8 +128,7 @@ class CrossAttention(nn.Module):
         query = self.to_query(F.rms_norm(x, x.shape[-1:], self.norm, 1e-6))
         query = query.unflatten(-1, (self.num_heads, -1))  # [B, L, N, K]
         key, value = self.to_key_value(text).unflatten(-1, (2, self.num_heads, -1)).unbind(2)  # [B, S, N, K]
-        query, key = head_norm(query, self.norm_query), head_norm(key, self.norm_key)
-        return self.to_out(attention(query, key, value, text_mask).flatten(2))
+        return self.to_out(softmax_mixer(query, key, value, self.norm_query, self.norm_key, key_mask=text_mask))
 
 
 class SwiGLU(nn.Module):

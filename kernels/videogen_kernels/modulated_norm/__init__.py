@@ -3,6 +3,9 @@
 Timestep and camera differ from latent frame to latent frame, so scale, shift and gate are [B, n, D]; they are expanded
 over the tokens of their frame inside the operator and never exist as [B, L, D].
 
+Backends: "reference" is PyTorch, "native" one pass of compiled C++ (see `videogen_kernels.native`); "auto" takes it where it
+can run.
+
 Shapes: B batch, n latent frames, L = n * tokens_per_frame tokens, D width.
 """
 
@@ -13,12 +16,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from videogen_kernels.backends import check_backend
+from videogen_kernels.backends import check_backend, choose_native
+from videogen_kernels.modulated_norm.native import gated_residual_native, modulated_norm_native
 from videogen_kernels.modulated_norm.reference import gated_residual_reference, modulated_norm_reference
+from videogen_kernels.native import runnable
 
 __all__ = ["gated_residual", "modulated_norm"]
 
-Backend = Literal["auto", "reference"]
+Backend = Literal["auto", "reference", "native"]
 
 
 def modulated_norm(
@@ -46,10 +51,13 @@ def modulated_norm(
     Raises:
         ValueError: L is not a multiple of n, or widths differ.
     """
-    check_backend("modulated_norm", backend, ("reference",))
+    check_backend("modulated_norm", backend, ("reference", "native"))
     _check_frames("scale", x, scale)
     _check_frames("shift", x, shift)
-    return modulated_norm_reference(x, scale, shift, weight, eps, dtype or x.dtype)
+    dtype = dtype or x.dtype
+    can_run = dtype in (torch.float32, torch.bfloat16) and runnable(x, scale, shift, weight)
+    function = modulated_norm_native if choose_native("modulated_norm", backend, can_run) else modulated_norm_reference
+    return function(x, scale, shift, weight, eps, dtype)
 
 
 def gated_residual(x: Tensor, branch: Tensor, gate: Tensor, backend: Backend = "auto") -> Tensor:
@@ -66,9 +74,10 @@ def gated_residual(x: Tensor, branch: Tensor, gate: Tensor, backend: Backend = "
     Raises:
         ValueError: L is not a multiple of n, or widths differ.
     """
-    check_backend("gated_residual", backend, ("reference",))
+    check_backend("gated_residual", backend, ("reference", "native"))
     _check_frames("gate", x, gate)
-    return gated_residual_reference(x, branch, gate)
+    native = choose_native("gated_residual", backend, runnable(x, branch, gate))
+    return (gated_residual_native if native else gated_residual_reference)(x, branch, gate)
 
 
 def _check_frames(name: str, x: Tensor, per_frame: Tensor) -> None:

@@ -14,7 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from videogen_kernels.backends import check_backend
+from videogen_kernels.backends import check_backend, choose_native
+from videogen_kernels.moe.native import experts_native, route_native, swiglu_native
 from videogen_kernels.moe.reference import (
     experts_grouped,
     experts_loop,
@@ -24,14 +25,16 @@ from videogen_kernels.moe.reference import (
     swiglu_reference,
     tokens_per_expert_reference,
 )
+from videogen_kernels.native import runnable
 
 __all__ = ["experts", "load_balancing_loss", "route", "router_z_loss", "swiglu", "tokens_per_expert"]
 
-Backend = Literal["auto", "reference", "grouped_mm"]
+Backend = Literal["auto", "reference", "grouped_mm", "native"]
+SimpleBackend = Literal["auto", "reference", "native"]
 
 
 def route(
-    router_logits: Tensor, bias: Tensor | None, top_k: int, backend: Literal["auto", "reference"] = "auto"
+    router_logits: Tensor, bias: Tensor | None, top_k: int, backend: SimpleBackend = "auto"
 ) -> tuple[Tensor, Tensor]:
     """Chooses `top_k` experts for every token.
 
@@ -47,7 +50,7 @@ def route(
     Raises:
         ValueError: `top_k` outside 1..E, or shapes that do not agree.
     """
-    check_backend("moe.route", backend, ("reference",))
+    check_backend("moe.route", backend, ("reference", "native"))
     if router_logits.ndim != 2:
         raise ValueError(f"`router_logits` must be [T, E], got {list(router_logits.shape)}.")
     num_experts = router_logits.shape[1]
@@ -55,7 +58,8 @@ def route(
         raise ValueError(f"`top_k` must lie in 1..{num_experts} (the number of experts), got {top_k}.")
     if bias is not None and bias.shape != (num_experts,):
         raise ValueError(f"`bias` must be [E] = [{num_experts}], got {list(bias.shape)}.")
-    return route_reference(router_logits, bias, top_k)
+    native = choose_native("moe.route", backend, runnable(router_logits))
+    return (route_native if native else route_reference)(router_logits, bias, top_k)
 
 
 def experts(
@@ -75,7 +79,9 @@ def experts(
         expert_indices: [T, k] int64.
         expert_weights: [T, k].
         backend: "reference" loops over the experts; "grouped_mm" sorts the tokens by expert and does all experts in
-            one grouped matrix product; "auto" takes the latter for float32, bfloat16 and float16.
+            one grouped matrix product; "native" moves and activates rows in compiled C++ (see `videogen_kernels.native`)
+            between one product per expert and weight. "auto" takes "native" where it can run, else "grouped_mm" for
+            float32, bfloat16 and float16.
 
     Returns:
         [T, D] in the dtype of `x`. Under autocast the products are taken in autocast's dtype. An expert without tokens
@@ -84,7 +90,7 @@ def experts(
     Raises:
         ValueError: shapes that do not agree, or a backend that cannot run.
     """
-    check_backend("moe.experts", backend, ("reference", "grouped_mm"))
+    check_backend("moe.experts", backend, ("reference", "grouped_mm", "native"))
     num_experts, width, double_hidden = w_in.shape
     if x.ndim != 2 or x.shape[1] != width:
         raise ValueError(f"`x` must be [T, D] with D = {width} as in `w_in`, got {list(x.shape)}.")
@@ -103,21 +109,26 @@ def experts(
     dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x.dtype
     # The grouped product wants rows that are multiples of 16 bytes and has no float64.
     aligned = all(n * dtype.itemsize % 16 == 0 for n in (width, double_hidden // 2))
-    runnable = dtype != torch.float64 and aligned
-    if backend == "grouped_mm" and not runnable:
+    groupable = dtype != torch.float64 and aligned
+    if backend == "grouped_mm" and not groupable:
         raise ValueError(
             f"`backend` 'grouped_mm' needs a 16- or 32-bit dtype and rows that are multiples of 16 bytes, got {dtype} with "
             f"widths {width} and {double_hidden // 2}; use 'reference'."
         )
-    function = experts_loop if backend == "reference" or not runnable else experts_grouped
+    on_native = runnable(x) and dtype in (torch.float32, torch.bfloat16)
+    if choose_native("moe.experts", backend, on_native):
+        function = experts_native
+    else:
+        function = experts_loop if backend == "reference" or not groupable else experts_grouped
     with torch.autocast(device_type, enabled=False):
         out = function(x.to(dtype), w_in.to(dtype), w_out.to(dtype), expert_indices, expert_weights)
     return out.to(x.dtype)
 
 
-def swiglu(hidden: Tensor) -> Tensor:
+def swiglu(hidden: Tensor, backend: SimpleBackend = "auto") -> Tensor:
     """`silu(gate) * up` for the two halves of the last axis: [..., 2H] -> [..., H] (Shazeer 2020, arXiv 2002.05202)."""
-    return swiglu_reference(hidden)
+    check_backend("moe.swiglu", backend, ("reference", "native"))
+    return (swiglu_native if choose_native("moe.swiglu", backend, runnable(hidden)) else swiglu_reference)(hidden)
 
 
 def tokens_per_expert(expert_indices: Tensor, num_experts: int) -> Tensor:

@@ -1,0 +1,74 @@
+"""The mixers composed of the operators of the other packages; see the package for the arguments."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from videogen_kernels.attention import attention, windowed_attention
+from videogen_kernels.linear_attention import linear_attention
+from videogen_kernels.rotary import gated_head_norm, head_norm, rotary
+
+#: Keeps the denominator of linear attention off 0.
+_DENOMINATOR_FLOOR = 0.01
+
+
+def linear_mixer_reference(
+    qkvg: Tensor,
+    gate: Tensor,
+    norm_query: Tensor,
+    norm_key: Tensor,
+    norm_out: Tensor,
+    conv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    grid: tuple[int, int, int],
+    eps: float,
+) -> Tensor:
+    query, key, value, gate_out = qkvg.unbind(2)  # [B, L, N, K]
+    wide = torch.promote_types(value.dtype, torch.float32)
+    # float32 from here to the output norm: the state is float32, and casting back and forth costs more than it saves.
+    query = head_norm(query, norm_query, eps, dtype=wide)
+    key = head_norm(key, norm_key, eps, dtype=wide)
+    out = linear_attention(
+        rotary(query, cos, sin),
+        rotary(key, cos, sin),
+        value.to(wide),
+        gate=torch.sigmoid(gate.to(wide)),
+        query_den=F.relu(query) + _DENOMINATOR_FLOOR,
+        key_den=F.relu(key) + _DENOMINATOR_FLOOR,
+    )
+    assert isinstance(out, Tensor)
+    batch, _, heads, width = value.shape
+    frames = value.reshape(batch * grid[0], grid[1], grid[2], heads * width).permute(0, 3, 1, 2)  # [B * n, N * K, h, w]
+    local = F.conv2d(frames, conv.to(frames.dtype), padding=1, groups=heads * width).permute(0, 2, 3, 1)
+    out = out + local.reshape(value.shape)
+    return gated_head_norm(out, norm_out, gate_out, eps, dtype=gate_out.dtype).flatten(2)  # [B, L, N * K]
+
+
+def softmax_mixer_reference(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    norm_query: Tensor,
+    norm_key: Tensor,
+    gate: Tensor | None,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    key_mask: Tensor | None,
+    visible: Tensor | None,
+    eps: float,
+) -> Tensor:
+    wide = torch.promote_types(value.dtype, torch.float32)
+    query, key = head_norm(query, norm_query, eps, dtype=wide), head_norm(key, norm_key, eps, dtype=wide)
+    if cos is not None and sin is not None:
+        query, key = rotary(query, cos, sin), rotary(key, cos, sin)
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    if visible is None:
+        out = attention(query, key, value, key_mask)
+    else:
+        out = windowed_attention(query, key, value, visible)
+    if gate is not None:
+        out = out * torch.sigmoid(gate)[..., None]
+    return out.flatten(2)

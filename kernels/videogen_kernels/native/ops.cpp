@@ -1,0 +1,864 @@
+// The element-wise half of a training step on a CPU, fused: norms, gates, attention of short sequences, routing.
+//
+// Plain C interface, no headers but the standard library's: compiles in seconds, see __init__.py. Everything is computed in
+// float32; tensors are float32 or bfloat16 in memory. Gradients recompute what is cheap instead of storing it.
+//
+// Shapes as in the packages of the operators: B batch, L tokens, N heads, K width of a head, D width, E experts, H hidden.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+// Iterations of the next loop touch different elements; without it the compiler gives up on loops over many pointers.
+#if defined(__clang__)
+#define SIMD _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define SIMD _Pragma("GCC ivdep")
+#endif
+
+namespace {
+
+struct bf16 {
+    uint16_t bits;
+};
+
+inline float load(const float* p) { return *p; }
+inline float load(const bf16* p) {
+    uint32_t bits = uint32_t(p->bits) << 16;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+inline void store(float* p, float value) { *p = value; }
+inline void store(bf16* p, float value) {  // rounds to the nearest, ties to even
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    p->bits = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// exp within 2 ulp, without a call, so that loops over it are vectorised; below -87 it is about 1e-38 instead of 0.
+inline float fast_exp(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    x = x > 88.0f ? 88.0f : x;
+    const float n = __builtin_rintf(x * 1.44269504f);
+    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float y = 1.9875691500e-4f;
+    y = y * r + 1.3981999507e-3f;
+    y = y * r + 8.3334519073e-3f;
+    y = y * r + 4.1665795894e-2f;
+    y = y * r + 1.6666665459e-1f;
+    y = y * r + 5.0000001201e-1f;
+    y = y * r * r + r + 1.0f;
+    const int32_t bits = (int32_t(n) + 127) << 23;
+    float scale;
+    std::memcpy(&scale, &bits, 4);
+    return y * scale;
+}
+inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
+
+// ---- matrix products of a few hundred rows: C [M, N] (+)= A [M, P] B [P, N], A with any strides ------------------------
+
+typedef float vec __attribute__((vector_size(64), aligned(4)));
+
+template <int ROWS, int VECS>
+inline void tile(int64_t P, const float* A, int64_t a_row, int64_t a_col, const float* B, int64_t ldb, float* C,
+                 int64_t ldc, bool add) {
+    vec sum[ROWS][VECS];
+    for (int i = 0; i < ROWS; ++i)
+        for (int j = 0; j < VECS; ++j)
+            sum[i][j] = add ? *reinterpret_cast<const vec*>(C + i * ldc + 16 * j) : vec{};
+    for (int64_t p = 0; p < P; ++p) {
+        vec b[VECS];
+        for (int j = 0; j < VECS; ++j) b[j] = *reinterpret_cast<const vec*>(B + p * ldb + 16 * j);
+        for (int i = 0; i < ROWS; ++i) {
+            const float a = A[i * a_row + p * a_col];
+            for (int j = 0; j < VECS; ++j) sum[i][j] += a * b[j];
+        }
+    }
+    for (int i = 0; i < ROWS; ++i)
+        for (int j = 0; j < VECS; ++j) *reinterpret_cast<vec*>(C + i * ldc + 16 * j) = sum[i][j];
+}
+
+template <int VECS>
+void panel(int64_t M, int64_t P, const float* A, int64_t a_row, int64_t a_col, const float* B, int64_t ldb, float* C,
+           int64_t ldc, bool add) {
+    int64_t i = 0;
+    for (; i + 6 <= M; i += 6) tile<6, VECS>(P, A + i * a_row, a_row, a_col, B, ldb, C + i * ldc, ldc, add);
+    for (; i + 2 <= M; i += 2) tile<2, VECS>(P, A + i * a_row, a_row, a_col, B, ldb, C + i * ldc, ldc, add);
+    for (; i < M; ++i) tile<1, VECS>(P, A + i * a_row, a_row, a_col, B, ldb, C + i * ldc, ldc, add);
+}
+
+// N and the rows of B and C are multiples of 16.
+void gemm(int64_t M, int64_t N, int64_t P, const float* A, int64_t a_row, int64_t a_col, const float* B, int64_t ldb,
+          float* C, int64_t ldc, bool add = false) {
+    int64_t j = 0;
+    for (; j + 64 <= N; j += 64) panel<4>(M, P, A, a_row, a_col, B + j, ldb, C + j, ldc, add);
+    if (j + 32 <= N) {
+        panel<2>(M, P, A, a_row, a_col, B + j, ldb, C + j, ldc, add);
+        j += 32;
+    }
+    if (j < N) panel<1>(M, P, A, a_row, a_col, B + j, ldb, C + j, ldc, add);
+}
+
+void transpose(int64_t rows, int64_t cols, const float* x, int64_t ldx, float* out, int64_t ldo) {
+    for (int64_t i0 = 0; i0 < rows; i0 += 16)
+        for (int64_t j = 0; j < cols; ++j)
+            for (int64_t i = i0; i < (i0 + 16 < rows ? i0 + 16 : rows); ++i) out[j * ldo + i] = x[i * ldx + j];
+}
+
+inline int64_t round_up(int64_t n) { return (n + 15) / 16 * 16; }
+
+// Scratch memory of a thread, one allocation for all calls: `take` hands out consecutive pieces.
+struct Scratch {
+    std::vector<float> memory;
+    size_t used = 0;
+    void reset(size_t size) {
+        if (memory.size() < size) memory.resize(size);
+        used = 0;
+    }
+    float* take(size_t size) {
+        float* piece = memory.data() + used;
+        used += (size + 15) / 16 * 16;
+        return piece;
+    }
+};
+thread_local Scratch scratch;
+
+// ---- modulated norm, gated residual, SwiGLU ------------------------------------------------------------------------------
+
+template <class X, class O>
+void modulated_norm_forward(const X* x, const float* factor, int64_t factor_stride, const float* shift,
+                            int64_t shift_stride, O* out, float* rstd, int64_t frames, int64_t tokens, int64_t D,
+                            float eps) {
+    for (int64_t f = 0; f < frames; ++f) {
+        const float* m = factor + f * factor_stride;
+        const float* s = shift ? shift + f * shift_stride : nullptr;
+        for (int64_t t = f * tokens; t < (f + 1) * tokens; ++t) {
+            const X* row = x + t * D;
+            O* o = out + t * D;
+            float sum = 0;
+            SIMD
+            for (int64_t d = 0; d < D; ++d) sum += load(row + d) * load(row + d);
+            const float r = 1.0f / std::sqrt(sum / D + eps);
+            rstd[t] = r;
+            if (s)
+                SIMD
+                for (int64_t d = 0; d < D; ++d) store(o + d, load(row + d) * r * m[d] + s[d]);
+            else
+                SIMD
+                for (int64_t d = 0; d < D; ++d) store(o + d, load(row + d) * r * m[d]);
+        }
+    }
+}
+
+template <class G, class X>
+void modulated_norm_backward(const G* grad, const X* x, const float* factor, int64_t factor_stride, const float* rstd,
+                             X* grad_x, float* grad_factor, float* grad_shift, int64_t frames, int64_t tokens,
+                             int64_t D) {
+    for (int64_t f = 0; f < frames; ++f) {
+        const float* m = factor + f * factor_stride;
+        float* gm = grad_factor + f * D;
+        float* gs = grad_shift + f * D;
+        std::memset(gm, 0, D * sizeof(float));
+        std::memset(gs, 0, D * sizeof(float));
+        for (int64_t t = f * tokens; t < (f + 1) * tokens; ++t) {
+            const X* row = x + t * D;
+            const G* g = grad + t * D;
+            const float r = rstd[t];
+            float inner = 0;
+            SIMD
+            for (int64_t d = 0; d < D; ++d) {
+                const float gd = load(g + d), product = gd * load(row + d) * r;
+                gs[d] += gd;
+                gm[d] += product;
+                inner += product * m[d];
+            }
+            inner *= r * r / D;
+            SIMD
+            for (int64_t d = 0; d < D; ++d)
+                store(grad_x + t * D + d, load(g + d) * m[d] * r - load(row + d) * inner);
+        }
+    }
+}
+
+template <class X, class B>
+void gated_residual_forward(const X* x, const B* branch, const float* gate, int64_t gate_stride, X* out, int64_t frames,
+                            int64_t tokens, int64_t D) {
+    for (int64_t f = 0; f < frames; ++f) {
+        const float* m = gate + f * gate_stride;
+        for (int64_t t = f * tokens; t < (f + 1) * tokens; ++t)
+            SIMD
+            for (int64_t d = 0; d < D; ++d)
+                store(out + t * D + d, load(x + t * D + d) + load(branch + t * D + d) * m[d]);
+    }
+}
+
+template <class X, class B>
+void gated_residual_backward(const X* grad, const B* branch, const float* gate, int64_t gate_stride, B* grad_branch,
+                             float* grad_gate, int64_t frames, int64_t tokens, int64_t D) {
+    for (int64_t f = 0; f < frames; ++f) {
+        const float* m = gate + f * gate_stride;
+        float* gm = grad_gate + f * D;
+        std::memset(gm, 0, D * sizeof(float));
+        for (int64_t t = f * tokens; t < (f + 1) * tokens; ++t)
+            SIMD
+            for (int64_t d = 0; d < D; ++d) {
+                const float g = load(grad + t * D + d);
+                gm[d] += g * load(branch + t * D + d);
+                store(grad_branch + t * D + d, g * m[d]);
+            }
+    }
+}
+
+template <class X>
+void swiglu_forward(const X* hidden, X* out, int64_t rows, int64_t H) {
+    for (int64_t t = 0; t < rows; ++t) {
+        const X *gate = hidden + 2 * t * H, *up = gate + H;
+        SIMD
+        for (int64_t h = 0; h < H; ++h) {
+            const float g = load(gate + h);
+            store(out + t * H + h, g * sigmoid(g) * load(up + h));
+        }
+    }
+}
+
+template <class X>
+void swiglu_backward(const X* grad, const X* hidden, X* grad_hidden, int64_t rows, int64_t H) {
+    for (int64_t t = 0; t < rows; ++t) {
+        const X *gate = hidden + 2 * t * H, *up = gate + H;
+        X* out = grad_hidden + 2 * t * H;
+        SIMD
+        for (int64_t h = 0; h < H; ++h) {
+            const float g = load(gate + h), s = sigmoid(g), y = load(grad + t * H + h);
+            store(out + h, y * load(up + h) * s * (1.0f + g * (1.0f - s)));
+            store(out + H + h, y * g * s);
+        }
+    }
+}
+
+// ---- heads: qk-norm and rotary of one head's rows ------------------------------------------------------------------------
+
+// One head, rows `stride` apart in memory, normalised and multiplied by `weight`: out [L, K]; keeps rstd [L].
+template <class X>
+void norm_rows(const X* x, int64_t stride, const float* weight, float* out, float* rstd, int64_t L, int64_t K,
+               float eps) {
+    for (int64_t t = 0; t < L; ++t) {
+        const X* row = x + t * stride;
+        float sum = 0;
+        SIMD
+        for (int64_t k = 0; k < K; ++k) sum += load(row + k) * load(row + k);
+        const float r = 1.0f / std::sqrt(sum / K + eps);
+        rstd[t] = r;
+        SIMD
+        for (int64_t k = 0; k < K; ++k) out[t * K + k] = load(row + k) * r * weight[k];
+    }
+}
+
+// Gradient of norm_rows: grad [L, K] float32 -> grad_x rows, and adds to grad_weight.
+template <class X>
+void norm_rows_backward(const float* grad, const X* x, int64_t stride, const float* weight, const float* rstd,
+                        X* grad_x, float* grad_weight, int64_t L, int64_t K, float scale = 1.0f) {
+    for (int64_t t = 0; t < L; ++t) {
+        const X* row = x + t * stride;
+        const float r = rstd[t];
+        float inner = 0;
+        SIMD
+        for (int64_t k = 0; k < K; ++k) {
+            const float product = grad[t * K + k] * scale * load(row + k) * r;
+            grad_weight[k] += product;
+            inner += product * weight[k];
+        }
+        inner *= r * r / K;
+        SIMD
+        for (int64_t k = 0; k < K; ++k)
+            store(grad_x + t * stride + k, grad[t * K + k] * scale * weight[k] * r - load(row + k) * inner);
+    }
+}
+
+// Turns pairs (2i, 2i + 1) by the angles of cos, sin [L, K/2]; `sign` -1 turns back. `out` may be `x`.
+void turn(const float* x, const float* cos, const float* sin, float* out, int64_t L, int64_t K, float sign,
+          float scale = 1.0f) {
+    const int64_t half = K / 2;
+    for (int64_t t = 0; t < L; ++t)
+        SIMD
+        for (int64_t i = 0; i < half; ++i) {
+            const float c = cos[t * half + i] * scale, s = sin[t * half + i] * sign * scale;
+            const float a = x[t * K + 2 * i], b = x[t * K + 2 * i + 1];
+            out[t * K + 2 * i] = a * c - b * s;
+            out[t * K + 2 * i + 1] = a * s + b * c;
+        }
+}
+
+// ---- the linear mixer between its two projections --------------------------------------------------------------------------
+
+// conv [L, K] = 3x3 depth-wise convolution of v [L, K] inside each frame; weight [9, K]. `flip` takes the gradient to v.
+void convolve(const float* v, const float* weight, float* out, int64_t n, int64_t h, int64_t w, int64_t K, bool flip) {
+    for (int64_t f = 0; f < n; ++f)
+        for (int64_t y = 0; y < h; ++y)
+            for (int64_t x = 0; x < w; ++x) {
+                float* o = out + ((f * h + y) * w + x) * K;
+                for (int64_t dy = -1; dy <= 1; ++dy)
+                    for (int64_t dx = -1; dx <= 1; ++dx) {
+                        const int64_t yy = y + dy, xx = x + dx;
+                        if (yy < 0 || yy >= h || xx < 0 || xx >= w) continue;
+                        const float* in = v + ((f * h + yy) * w + xx) * K;
+                        const float* m = weight + (flip ? 8 - (dy + 1) * 3 - (dx + 1) : (dy + 1) * 3 + dx + 1) * K;
+                        SIMD
+                        for (int64_t k = 0; k < K; ++k) o[k] += in[k] * m[k];
+                    }
+            }
+}
+
+void convolve_weight_backward(const float* v, const float* grad, float* grad_weight, int64_t n, int64_t h, int64_t w,
+                              int64_t K) {
+    for (int64_t f = 0; f < n; ++f)
+        for (int64_t y = 0; y < h; ++y)
+            for (int64_t x = 0; x < w; ++x) {
+                const float* g = grad + ((f * h + y) * w + x) * K;
+                for (int64_t dy = -1; dy <= 1; ++dy)
+                    for (int64_t dx = -1; dx <= 1; ++dx) {
+                        const int64_t yy = y + dy, xx = x + dx;
+                        if (yy < 0 || yy >= h || xx < 0 || xx >= w) continue;
+                        const float* in = v + ((f * h + yy) * w + xx) * K;
+                        float* m = grad_weight + ((dy + 1) * 3 + dx + 1) * K;
+                        SIMD
+                        for (int64_t k = 0; k < K; ++k) m[k] += in[k] * g[k];
+                    }
+            }
+}
+
+struct LinearHead {  // what one head of one item computes on the way forward
+    float *q, *k, *v, *written, *qd, *kd, *qr, *kr, *beta, *den, *sum, *state, *out, *r_query, *r_key;
+    void allocate(int64_t L, int64_t K) {
+        for (float** piece : {&q, &k, &v, &written, &qd, &kd, &qr, &kr, &out}) *piece = scratch.take(L * K);
+        for (float** piece : {&beta, &den, &r_query, &r_key}) *piece = scratch.take(L);
+        sum = scratch.take(K);
+        state = scratch.take(K * K);
+    }
+    static size_t size(int64_t L, int64_t K) { return 9 * round_up(L * K) + 4 * round_up(L) + 2 * K + K * K + 256; }
+};
+
+constexpr float DEN_EPS = 1e-6f, DEN_FLOOR = 0.01f;
+
+template <class X>
+void linear_head_forward(LinearHead& s, const X* qkvg, int64_t row, int64_t part, const X* beta, int64_t beta_stride,
+                         const float* wq, const float* wk, const float* cos, const float* sin, int64_t n, int64_t h, int64_t w, int64_t K, float eps) {
+    const int64_t L = n * h * w;
+    norm_rows(qkvg, row, wq, s.q, s.r_query, L, K, eps);
+    norm_rows(qkvg + part, row, wk, s.k, s.r_key, L, K, eps);
+    for (int64_t k = 0; k < K; ++k) s.sum[k] = 0;
+    for (int64_t t = 0; t < L; ++t) {
+        const X* value = qkvg + 2 * part + t * row;
+        const float b = sigmoid(load(beta + t * beta_stride));
+        s.beta[t] = b;
+        SIMD
+        for (int64_t k = 0; k < K; ++k) {
+            const float query = s.q[t * K + k], key = s.k[t * K + k];
+            s.qd[t * K + k] = (query > 0 ? query : 0) + DEN_FLOOR;
+            s.kd[t * K + k] = (key > 0 ? key : 0) + DEN_FLOOR;
+            s.sum[k] += b * s.kd[t * K + k];
+            s.v[t * K + k] = load(value + k);
+            s.written[t * K + k] = b * s.v[t * K + k];
+        }
+    }
+    turn(s.q, cos, sin, s.qr, L, K, 1.0f);
+    turn(s.k, cos, sin, s.kr, L, K, 1.0f);
+    gemm(K, K, L, s.kr, 1, K, s.written, K, s.state, K);
+    gemm(L, K, K, s.qr, K, 1, s.state, K, s.out, K);
+    for (int64_t t = 0; t < L; ++t) {
+        float den = DEN_EPS;
+        SIMD
+        for (int64_t k = 0; k < K; ++k) den += s.qd[t * K + k] * s.sum[k];
+        s.den[t] = 1.0f / den;
+        SIMD
+        for (int64_t k = 0; k < K; ++k) s.out[t * K + k] *= s.den[t];
+    }
+}
+
+template <class X>
+void linear_mixer_forward(const X* qkvg, const X* beta, const float* wq, const float* wk, const float* wo,
+                          const float* cos, const float* sin, const float* conv, X* out, int64_t B, int64_t n,
+                          int64_t h, int64_t w, int64_t N, int64_t K, float eps) {
+    const int64_t L = n * h * w, part = N * K, row = 4 * part;
+    scratch.reset(LinearHead::size(L, K));
+    LinearHead s;
+    s.allocate(L, K);
+    for (int64_t b = 0; b < B; ++b)
+        for (int64_t a = 0; a < N; ++a) {
+            const X* head = qkvg + b * L * row + a * K;
+            linear_head_forward(s, head, row, part, beta + b * L * N + a, N, wq, wk, cos, sin, n, h, w, K, eps);
+            convolve(s.v, conv + a * 9 * K, s.out, n, h, w, K, false);
+            for (int64_t t = 0; t < L; ++t) {
+                const float* u = s.out + t * K;
+                const X* gate = head + 3 * part + t * row;
+                X* o = out + (b * L + t) * part + a * K;
+                float sum = 0;
+                SIMD
+                for (int64_t k = 0; k < K; ++k) sum += u[k] * u[k];
+                const float r = 1.0f / std::sqrt(sum / K + eps);
+                SIMD
+                for (int64_t k = 0; k < K; ++k) store(o + k, u[k] * r * wo[k] * sigmoid(load(gate + k)));
+            }
+        }
+}
+
+// Gradients of the norm weights [K] and of conv [N * 9, K] are added up over batch and heads; clear them first.
+template <class X>
+void linear_mixer_backward(const X* grad, const X* qkvg, const X* beta, const float* wq, const float* wk,
+                           const float* wo, const float* cos, const float* sin, const float* conv, X* grad_qkvg,
+                           X* grad_beta, float* grad_wq, float* grad_wk, float* grad_wo, float* grad_conv, int64_t B,
+                           int64_t n, int64_t h, int64_t w, int64_t N, int64_t K, float eps) {
+    const int64_t L = n * h * w, part = N * K, row = 4 * part;
+    scratch.reset(LinearHead::size(L, K) + 6 * round_up(L * K) + 3 * K * K + round_up(L) + K + 256);
+    LinearHead s;
+    s.allocate(L, K);
+    float *u = scratch.take(L * K), *gu = scratch.take(L * K), *gv = scratch.take(L * K), *gw = scratch.take(L * K);
+    float *gq = scratch.take(L * K), *gk = scratch.take(L * K);
+    float *state_t = scratch.take(K * K), *gs = scratch.take(K * K), *gs_t = scratch.take(K * K);
+    float *g_den = scratch.take(L), *g_sum = scratch.take(K);
+    for (int64_t b = 0; b < B; ++b)
+        for (int64_t a = 0; a < N; ++a) {
+            const X* head = qkvg + b * L * row + a * K;
+            X* grad_head = grad_qkvg + b * L * row + a * K;
+            linear_head_forward(s, head, row, part, beta + b * L * N + a, N, wq, wk, cos, sin, n, h, w, K, eps);
+            std::memcpy(u, s.out, L * K * sizeof(float));
+            convolve(s.v, conv + a * 9 * K, u, n, h, w, K, false);
+            for (int64_t t = 0; t < L; ++t) {  // through gate and output norm
+                const X* gate = head + 3 * part + t * row;
+                X* grad_gate = grad_head + 3 * part + t * row;
+                const X* g = grad + (b * L + t) * part + a * K;
+                const float* ut = u + t * K;
+                float* gut = gu + t * K;
+                float sum = 0, inner = 0;
+                SIMD
+                for (int64_t k = 0; k < K; ++k) sum += ut[k] * ut[k];
+                const float r = 1.0f / std::sqrt(sum / K + eps);
+                SIMD
+                for (int64_t k = 0; k < K; ++k) {
+                    const float opened = sigmoid(load(gate + k)), normed = ut[k] * r, gk_ = load(g + k) * opened;
+                    store(grad_gate + k, gk_ * normed * wo[k] * (1.0f - opened));
+                    grad_wo[k] += gk_ * normed;
+                    gut[k] = gk_ * wo[k];
+                    inner += gut[k] * normed;
+                }
+                inner /= K;
+                SIMD
+                for (int64_t k = 0; k < K; ++k) gut[k] = r * (gut[k] - ut[k] * r * inner);
+            }
+            std::memset(gv, 0, L * K * sizeof(float));
+            convolve(gu, conv + a * 9 * K, gv, n, h, w, K, true);
+            convolve_weight_backward(s.v, gu, grad_conv + a * 9 * K, n, h, w, K);
+            for (int64_t k = 0; k < K; ++k) g_sum[k] = 0;
+            for (int64_t t = 0; t < L; ++t) {  // out = numerator * den
+                float inner = 0;
+                SIMD
+                for (int64_t k = 0; k < K; ++k) inner += gu[t * K + k] * s.out[t * K + k];
+                g_den[t] = -inner * s.den[t];
+                SIMD
+                for (int64_t k = 0; k < K; ++k) {
+                    gu[t * K + k] *= s.den[t];
+                    g_sum[k] += g_den[t] * s.qd[t * K + k];
+                }
+            }
+            transpose(K, K, s.state, K, state_t, K);
+            gemm(L, K, K, gu, K, 1, state_t, K, gq, K);     // to the turned query
+            gemm(K, K, L, s.qr, 1, K, gu, K, gs, K);        // to the state
+            transpose(K, K, gs, K, gs_t, K);
+            gemm(L, K, K, s.written, K, 1, gs_t, K, gk, K);  // to the turned key
+            gemm(L, K, K, s.kr, K, 1, gs, K, gw, K);         // to beta * value
+            turn(gq, cos, sin, gq, L, K, -1.0f);
+            turn(gk, cos, sin, gk, L, K, -1.0f);
+            for (int64_t t = 0; t < L; ++t) {
+                float gb = 0;
+                X* grad_value = grad_head + 2 * part + t * row;
+                const float bt = s.beta[t];
+                SIMD
+                for (int64_t k = 0; k < K; ++k) {
+                    gq[t * K + k] += s.q[t * K + k] > 0 ? g_den[t] * s.sum[k] : 0.0f;
+                    gk[t * K + k] += s.k[t * K + k] > 0 ? bt * g_sum[k] : 0.0f;
+                    gb += s.kd[t * K + k] * g_sum[k] + gw[t * K + k] * s.v[t * K + k];
+                    store(grad_value + k, gv[t * K + k] + bt * gw[t * K + k]);
+                }
+                store(grad_beta + (b * L + t) * N + a, gb * bt * (1.0f - bt));
+            }
+            norm_rows_backward(gq, head, row, wq, s.r_query, grad_head, grad_wq, L, K);
+            norm_rows_backward(gk, head + part, row, wk, s.r_key, grad_head + part, grad_wk, L, K);
+        }
+}
+
+// ---- softmax attention with qk-norm, rotary, masks and a gate per head ------------------------------------------------------
+
+struct SoftmaxArgs {
+    int64_t B, L, S, N, K, query_row, key_row, frames;  // rows: elements from token to token; frames of L when windowed
+    const float *wq, *wk, *cos, *sin;                   // cos null = no rotary
+    const uint8_t *key_mask, *visible;                  // [B, S]; [frames, frames]; null = everything
+    float eps;
+};
+
+// Scores of one head -> weights, in place; row sums of exp are divided out. Columns S..ld are padding.
+void softmax_rows(float* scores, int64_t ld, const float* bias, int64_t bias_rows, int64_t L, int64_t S) {
+    for (int64_t t = 0; t < L; ++t) {
+        float* row = scores + t * ld;
+        const float* add = bias ? bias + (t / bias_rows) * ld : nullptr;
+        float most = -3e38f;
+        if (add)
+            for (int64_t s = 0; s < S; ++s) row[s] += add[s];
+        float lanes[16];  // one maximum is a chain of comparisons, sixteen are a vector
+        for (int64_t s = S; s < ld; ++s) row[s] = most;
+        for (int64_t l = 0; l < 16; ++l) lanes[l] = most;
+        for (int64_t s = 0; s < ld; s += 16)
+            for (int64_t l = 0; l < 16; ++l) lanes[l] = row[s + l] > lanes[l] ? row[s + l] : lanes[l];
+        for (int64_t l = 0; l < 16; ++l) most = lanes[l] > most ? lanes[l] : most;
+        float sum = 0;
+        if (most < -1e30f) {  // nothing visible
+            SIMD
+            for (int64_t s = 0; s < ld; ++s) row[s] = 0;
+            continue;
+        }
+        SIMD
+        for (int64_t s = 0; s < S; ++s) {
+            row[s] = fast_exp(row[s] - most);
+            sum += row[s];
+        }
+        const float inverse = 1.0f / sum;
+        if (add)
+            SIMD
+            for (int64_t s = 0; s < S; ++s) row[s] = add[s] < 0 ? 0.0f : row[s] * inverse;
+        else
+            for (int64_t s = 0; s < S; ++s) row[s] *= inverse;
+        for (int64_t s = S; s < ld; ++s) row[s] = 0;
+    }
+}
+
+struct SoftmaxHead {
+    float *q, *k, *kt, *v, *scores, *r_query, *r_key, *bias;
+    int64_t ld;
+    void allocate(const SoftmaxArgs& p) {
+        ld = round_up(p.S);
+        q = scratch.take(p.L * p.K);
+        for (float** piece : {&k, &v, &kt}) *piece = scratch.take(ld * p.K);
+        scores = scratch.take(p.L * ld);
+        r_query = scratch.take(p.L);
+        r_key = scratch.take(ld);
+        bias = scratch.take(p.frames * ld);
+    }
+    static size_t size(const SoftmaxArgs& p) {
+        const int64_t ld = round_up(p.S);
+        return round_up(p.L * p.K) + 3 * ld * p.K + round_up(p.L * ld) + round_up(p.L) + ld + p.frames * ld + 256;
+    }
+};
+
+// The mask of one item as something to add to the scores: [frames, ld], or null where everything is visible.
+const float* mask_bias(const SoftmaxArgs& p, SoftmaxHead& s, int64_t b) {
+    if (!p.key_mask && !p.visible) return nullptr;
+    const int64_t per_frame = p.S / p.frames;
+    for (int64_t f = 0; f < p.frames; ++f)
+        SIMD
+        for (int64_t j = 0; j < p.S; ++j) {
+            const bool seen = (!p.key_mask || p.key_mask[b * p.S + j]) &&
+                              (!p.visible || p.visible[f * p.frames + j / per_frame]);
+            s.bias[f * s.ld + j] = seen ? 0.0f : -2e38f;
+        }
+    return s.bias;
+}
+
+template <class X>
+void softmax_head_forward(const SoftmaxArgs& p, SoftmaxHead& s, const X* query, const X* key, const X* value,
+                          const float* bias) {
+    const float scale = 1.0f / std::sqrt(float(p.K));
+    norm_rows(query, p.query_row, p.wq, s.q, s.r_query, p.L, p.K, p.eps);
+    norm_rows(key, p.key_row, p.wk, s.k, s.r_key, p.S, p.K, p.eps);
+    if (p.cos) {
+        turn(s.q, p.cos, p.sin, s.q, p.L, p.K, 1.0f, scale);
+        turn(s.k, p.cos, p.sin, s.k, p.S, p.K, 1.0f);
+    } else {
+        SIMD
+        for (int64_t i = 0; i < p.L * p.K; ++i) s.q[i] *= scale;
+    }
+    for (int64_t t = 0; t < p.S; ++t)
+        SIMD
+        for (int64_t k = 0; k < p.K; ++k) s.v[t * p.K + k] = load(value + t * p.key_row + k);
+    transpose(p.S, p.K, s.k, p.K, s.kt, s.ld);
+    for (int64_t k = 0; k < p.K; ++k)
+        for (int64_t t = p.S; t < s.ld; ++t) s.kt[k * s.ld + t] = 0;
+    gemm(p.L, s.ld, p.K, s.q, p.K, 1, s.kt, s.ld, s.scores, s.ld);
+    softmax_rows(s.scores, s.ld, bias, p.L / p.frames, p.L, p.S);
+}
+
+// query [B, L, .], key and value [B, S, .] with heads K apart; gate [B, L, N] before the sigmoid or null; out [B, L, N, K].
+template <class X>
+void softmax_mixer_forward(const SoftmaxArgs& p, const X* query, const X* key, const X* value, const X* gate, X* out) {
+    scratch.reset(SoftmaxHead::size(p) + round_up(p.L * p.K));
+    SoftmaxHead s;
+    s.allocate(p);
+    float* o = scratch.take(p.L * p.K);
+    for (int64_t b = 0; b < p.B; ++b) {
+        const float* bias = mask_bias(p, s, b);
+        for (int64_t a = 0; a < p.N; ++a) {
+            softmax_head_forward(p, s, query + b * p.L * p.query_row + a * p.K, key + b * p.S * p.key_row + a * p.K,
+                                 value + b * p.S * p.key_row + a * p.K, bias);
+            gemm(p.L, p.K, p.S, s.scores, s.ld, 1, s.v, p.K, o, p.K);
+            for (int64_t t = 0; t < p.L; ++t) {
+                const float g = gate ? sigmoid(load(gate + (b * p.L + t) * p.N + a)) : 1.0f;
+                X* row = out + ((b * p.L + t) * p.N + a) * p.K;
+                SIMD
+                for (int64_t k = 0; k < p.K; ++k) store(row + k, o[t * p.K + k] * g);
+            }
+        }
+    }
+}
+
+template <class X>
+void softmax_mixer_backward(const SoftmaxArgs& p, const X* grad, const X* query, const X* key, const X* value,
+                            const X* gate, X* grad_query, X* grad_key, X* grad_value, X* grad_gate, float* grad_wq,
+                            float* grad_wk) {
+    const int64_t K = p.K;
+    const float scale = 1.0f / std::sqrt(float(K));
+    const int64_t ld = round_up(p.S);
+    scratch.reset(SoftmaxHead::size(p) + round_up(p.L * ld) + 2 * round_up(p.L * K) + 3 * ld * K + 256);
+    SoftmaxHead s;
+    s.allocate(p);
+    float *gs = scratch.take(p.L * ld), *go = scratch.take(p.L * K), *gq = scratch.take(p.L * K);
+    float *gk = scratch.take(ld * K), *gv = scratch.take(ld * K), *vt = scratch.take(ld * K);
+    for (int64_t b = 0; b < p.B; ++b) {
+        const float* bias = mask_bias(p, s, b);
+        for (int64_t a = 0; a < p.N; ++a) {
+            const int64_t at_query = b * p.L * p.query_row + a * K, at_key = b * p.S * p.key_row + a * K;
+            softmax_head_forward(p, s, query + at_query, key + at_key, value + at_key, bias);
+            for (int64_t t = 0; t < p.L; ++t) {
+                const float g = gate ? sigmoid(load(gate + (b * p.L + t) * p.N + a)) : 1.0f;
+                const X* row = grad + ((b * p.L + t) * p.N + a) * K;
+                SIMD
+                for (int64_t k = 0; k < K; ++k) go[t * K + k] = load(row + k) * g;
+            }
+            gemm(p.S, K, p.L, s.scores, 1, ld, go, K, gv, K);  // to the value
+            transpose(p.S, K, s.v, K, vt, ld);
+            for (int64_t k = 0; k < K; ++k)
+                for (int64_t t = p.S; t < ld; ++t) vt[k * ld + t] = 0;
+            gemm(p.L, ld, K, go, K, 1, vt, ld, gs, ld);  // to the weights
+            for (int64_t t = 0; t < p.L; ++t) {
+                float* g = gs + t * ld;
+                const float* weights = s.scores + t * ld;
+                float inner = 0;
+                for (int64_t j = 0; j < ld; ++j) inner += g[j] * weights[j];
+                SIMD
+                for (int64_t j = 0; j < ld; ++j) g[j] = weights[j] * (g[j] - inner);
+                if (gate) {  // inner = gradient * gated output
+                    const int64_t at = (b * p.L + t) * p.N + a;
+                    store(grad_gate + at, inner * (1.0f - sigmoid(load(gate + at))));
+                }
+            }
+            gemm(p.L, K, p.S, gs, ld, 1, s.k, K, gq, K);
+            gemm(p.S, K, p.L, gs, 1, ld, s.q, K, gk, K);  // the query carries the scale already
+            if (p.cos) {
+                turn(gq, p.cos, p.sin, gq, p.L, K, -1.0f);
+                turn(gk, p.cos, p.sin, gk, p.S, K, -1.0f);
+            }
+            norm_rows_backward(gq, query + at_query, p.query_row, p.wq, s.r_query, grad_query + at_query, grad_wq, p.L,
+                               K, scale);
+            norm_rows_backward(gk, key + at_key, p.key_row, p.wk, s.r_key, grad_key + at_key, grad_wk, p.S, K);
+            for (int64_t t = 0; t < p.S; ++t)
+                SIMD
+                for (int64_t k = 0; k < K; ++k) store(grad_value + at_key + t * p.key_row + k, gv[t * K + k]);
+        }
+    }
+}
+
+// ---- mixture of experts: choice, sorting, moving rows -----------------------------------------------------------------------
+
+void route_forward(const float* logits, const float* bias, int64_t* indices, float* weights, int64_t T, int64_t E,
+                   int64_t k) {
+    std::vector<float> scores(E), choice(E);
+    for (int64_t t = 0; t < T; ++t) {
+        for (int64_t e = 0; e < E; ++e) scores[e] = sigmoid(logits[t * E + e]);
+        for (int64_t e = 0; e < E; ++e) choice[e] = scores[e] + (bias ? bias[e] : 0.0f);
+        float sum = 0;
+        for (int64_t c = 0; c < k; ++c) {
+            int64_t best = 0;
+            for (int64_t e = 1; e < E; ++e)
+                if (choice[e] > choice[best]) best = e;
+            choice[best] = -std::numeric_limits<float>::max();
+            indices[t * k + c] = best;
+            weights[t * k + c] = scores[best];
+            sum += scores[best];
+        }
+        sum = sum < 1e-30f ? 1e-30f : sum;
+        for (int64_t c = 0; c < k; ++c) weights[t * k + c] /= sum;
+    }
+}
+
+void route_backward(const float* grad, const float* logits, const int64_t* indices, const float* weights,
+                    float* grad_logits, int64_t T, int64_t E, int64_t k) {
+    std::memset(grad_logits, 0, T * E * sizeof(float));
+    for (int64_t t = 0; t < T; ++t) {
+        float inner = 0, sum = 0;
+        for (int64_t c = 0; c < k; ++c) {
+            inner += grad[t * k + c] * weights[t * k + c];
+            sum += sigmoid(logits[t * E + indices[t * k + c]]);
+        }
+        sum = sum < 1e-30f ? 1e-30f : sum;
+        for (int64_t c = 0; c < k; ++c) {
+            const int64_t e = indices[t * k + c];
+            const float score = sigmoid(logits[t * E + e]);
+            grad_logits[t * E + e] = (grad[t * k + c] - inner) / sum * score * (1.0f - score);
+        }
+    }
+}
+
+// Stable counting sort of the M = T * k choices by expert: place [M] of each choice and ends [E] of each expert's rows, which
+// are rounded up to a multiple of `block`. Nothing is placed on the rows in between.
+void sort_choices(const int64_t* indices, int64_t* place, int64_t* ends, int64_t M, int64_t E, int64_t block) {
+    std::vector<int64_t> next(E, 0);
+    for (int64_t m = 0; m < M; ++m) ++next[indices[m]];
+    int64_t start = 0;
+    for (int64_t e = 0; e < E; ++e) {
+        const int64_t count = next[e];
+        next[e] = start;
+        start += (count + block - 1) / block * block;
+        ends[e] = start;
+    }
+    for (int64_t m = 0; m < M; ++m) place[m] = next[indices[m]]++;
+}
+
+template <class X>
+void dispatch(const X* x, const int64_t* place, X* routed, int64_t T, int64_t k, int64_t D) {
+    for (int64_t t = 0; t < T; ++t)
+        for (int64_t c = 0; c < k; ++c) std::memcpy(routed + place[t * k + c] * D, x + t * D, D * sizeof(X));
+}
+
+// out [T, D] = sum over a token's choices, in their order, of weight * row; weights null = 1.
+template <class X>
+void combine(const X* rows, const float* weights, const int64_t* place, X* out, int64_t T, int64_t k, int64_t D) {
+    std::vector<float> sum(D);
+    for (int64_t t = 0; t < T; ++t) {
+        for (int64_t d = 0; d < D; ++d) sum[d] = 0;
+        for (int64_t c = 0; c < k; ++c) {
+            const X* row = rows + place[t * k + c] * D;
+            const float weight = weights ? weights[t * k + c] : 1.0f;
+            SIMD
+            for (int64_t d = 0; d < D; ++d) sum[d] += weight * load(row + d);
+        }
+        SIMD
+        for (int64_t d = 0; d < D; ++d) store(out + t * D + d, sum[d]);
+    }
+}
+
+template <class X>
+void combine_backward(const X* grad, const X* rows, const float* weights, const int64_t* place, X* grad_rows,
+                      float* grad_weights, int64_t T, int64_t k, int64_t D) {
+    for (int64_t t = 0; t < T; ++t)
+        for (int64_t c = 0; c < k; ++c) {
+            const int64_t at = place[t * k + c] * D;
+            const float weight = weights[t * k + c];
+            float inner = 0;
+            SIMD
+            for (int64_t d = 0; d < D; ++d) {
+                const float g = load(grad + t * D + d);
+                inner += g * load(rows + at + d);
+                store(grad_rows + at + d, weight * g);
+            }
+            grad_weights[t * k + c] = inner;
+        }
+}
+
+}  // namespace
+
+// ---- the C interface: one function per operator and dtype, named OPERATOR_f (float32) or OPERATOR_h (bfloat16) --------------
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+#define NORM(NAME, X, O)                                                                                              \
+    EXPORT void modulated_norm_forward_##NAME(const X* x, const float* factor, int64_t fs, const float* shift,        \
+                                              int64_t ss, O* out, float* rstd, int64_t frames, int64_t tokens,        \
+                                              int64_t D, float eps) {                                                 \
+        modulated_norm_forward(x, factor, fs, shift, ss, out, rstd, frames, tokens, D, eps);                          \
+    }                                                                                                                 \
+    EXPORT void modulated_norm_backward_##NAME(const O* grad, const X* x, const float* factor, int64_t fs,            \
+                                               const float* rstd, X* grad_x, float* grad_factor, float* grad_shift,   \
+                                               int64_t frames, int64_t tokens, int64_t D) {                           \
+        modulated_norm_backward(grad, x, factor, fs, rstd, grad_x, grad_factor, grad_shift, frames, tokens, D);       \
+    }
+NORM(ff, float, float)
+NORM(fh, float, bf16)
+NORM(hf, bf16, float)
+NORM(hh, bf16, bf16)
+
+#define RESIDUAL(NAME, X, Y)                                                                                          \
+    EXPORT void gated_residual_forward_##NAME(const X* x, const Y* branch, const float* gate, int64_t stride, X* out, \
+                                              int64_t frames, int64_t tokens, int64_t D) {                            \
+        gated_residual_forward(x, branch, gate, stride, out, frames, tokens, D);                                      \
+    }                                                                                                                 \
+    EXPORT void gated_residual_backward_##NAME(const X* grad, const Y* branch, const float* gate, int64_t stride,     \
+                                               Y* grad_branch, float* grad_gate, int64_t frames, int64_t tokens,      \
+                                               int64_t D) {                                                           \
+        gated_residual_backward(grad, branch, gate, stride, grad_branch, grad_gate, frames, tokens, D);               \
+    }
+RESIDUAL(ff, float, float)
+RESIDUAL(fh, float, bf16)
+RESIDUAL(hf, bf16, float)
+RESIDUAL(hh, bf16, bf16)
+
+#define OPERATORS(NAME, X)                                                                                            \
+    EXPORT void swiglu_forward_##NAME(const X* hidden, X* out, int64_t rows, int64_t H) {                             \
+        swiglu_forward(hidden, out, rows, H);                                                                         \
+    }                                                                                                                 \
+    EXPORT void swiglu_backward_##NAME(const X* grad, const X* hidden, X* grad_hidden, int64_t rows, int64_t H) {     \
+        swiglu_backward(grad, hidden, grad_hidden, rows, H);                                                          \
+    }                                                                                                                 \
+    EXPORT void linear_mixer_forward_##NAME(const X* qkvg, const X* beta, const float* wq, const float* wk,           \
+                                            const float* wo, const float* cos, const float* sin, const float* conv,   \
+                                            X* out, int64_t B, int64_t n, int64_t h, int64_t w, int64_t N, int64_t K, \
+                                            float eps) {                                                              \
+        linear_mixer_forward(qkvg, beta, wq, wk, wo, cos, sin, conv, out, B, n, h, w, N, K, eps);                     \
+    }                                                                                                                 \
+    EXPORT void linear_mixer_backward_##NAME(                                                                         \
+        const X* grad, const X* qkvg, const X* beta, const float* wq, const float* wk, const float* wo,               \
+        const float* cos, const float* sin, const float* conv, X* grad_qkvg, X* grad_beta, float* grad_wq,            \
+        float* grad_wk, float* grad_wo, float* grad_conv, int64_t B, int64_t n, int64_t h, int64_t w, int64_t N,      \
+        int64_t K, float eps) {                                                                                       \
+        linear_mixer_backward(grad, qkvg, beta, wq, wk, wo, cos, sin, conv, grad_qkvg, grad_beta, grad_wq, grad_wk,   \
+                              grad_wo, grad_conv, B, n, h, w, N, K, eps);                                             \
+    }                                                                                                                 \
+    EXPORT void softmax_mixer_forward_##NAME(                                                                         \
+        const X* query, const X* key, const X* value, const X* gate, const float* wq, const float* wk,                \
+        const float* cos, const float* sin, const uint8_t* key_mask, const uint8_t* visible, X* out, int64_t B,       \
+        int64_t L, int64_t S, int64_t N, int64_t K, int64_t query_row, int64_t key_row, int64_t frames, float eps) {  \
+        softmax_mixer_forward({B, L, S, N, K, query_row, key_row, frames, wq, wk, cos, sin, key_mask, visible, eps},  \
+                              query, key, value, gate, out);                                                          \
+    }                                                                                                                 \
+    EXPORT void softmax_mixer_backward_##NAME(                                                                        \
+        const X* grad, const X* query, const X* key, const X* value, const X* gate, const float* wq, const float* wk, \
+        const float* cos, const float* sin, const uint8_t* key_mask, const uint8_t* visible, X* grad_query,           \
+        X* grad_key, X* grad_value, X* grad_gate, float* grad_wq, float* grad_wk, int64_t B, int64_t L, int64_t S,    \
+        int64_t N, int64_t K, int64_t query_row, int64_t key_row, int64_t frames, float eps) {                        \
+        softmax_mixer_backward({B, L, S, N, K, query_row, key_row, frames, wq, wk, cos, sin, key_mask, visible, eps}, \
+                               grad, query, key, value, gate, grad_query, grad_key, grad_value, grad_gate, grad_wq,   \
+                               grad_wk);                                                                              \
+    }                                                                                                                 \
+    EXPORT void dispatch_##NAME(const X* x, const int64_t* place, X* routed, int64_t T, int64_t k, int64_t D) {       \
+        dispatch(x, place, routed, T, k, D);                                                                          \
+    }                                                                                                                 \
+    EXPORT void combine_##NAME(const X* rows, const float* weights, const int64_t* place, X* out, int64_t T,          \
+                               int64_t k, int64_t D) {                                                                \
+        combine(rows, weights, place, out, T, k, D);                                                                  \
+    }                                                                                                                 \
+    EXPORT void combine_backward_##NAME(const X* grad, const X* rows, const float* weights, const int64_t* place,     \
+                                        X* grad_rows, float* grad_weights, int64_t T, int64_t k, int64_t D) {         \
+        combine_backward(grad, rows, weights, place, grad_rows, grad_weights, T, k, D);                               \
+    }
+OPERATORS(f, float)
+OPERATORS(h, bf16)
+
+EXPORT void route_forward_f(const float* logits, const float* bias, int64_t* indices, float* weights, int64_t T,
+                            int64_t E, int64_t k) {
+    route_forward(logits, bias, indices, weights, T, E, k);
+}
+EXPORT void route_backward_f(const float* grad, const float* logits, const int64_t* indices, const float* weights,
+                             float* grad_logits, int64_t T, int64_t E, int64_t k) {
+    route_backward(grad, logits, indices, weights, grad_logits, T, E, k);
+}
+EXPORT void sort_choices_f(const int64_t* indices, int64_t* place, int64_t* ends, int64_t M, int64_t E,
+                           int64_t block) {
+    sort_choices(indices, place, ends, M, E, block);
+}
