@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from videogen.models.transformer import SwiGLU
+from videogen.models.transformer import SwiGLU, compute_dtype
 from videogen_kernels.mixers import softmax_mixer
+from videogen_kernels.modulated_norm import rms_norm
 
 
 class TextBlock(nn.Module):
@@ -31,11 +31,12 @@ class TextBlock(nn.Module):
         self.feed_forward = SwiGLU(width, hidden)
 
     def forward(self, x: Tensor, mask: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        qkv = self.to_qkv(self.norm_1(x)).unflatten(-1, (3, self.num_heads, -1))
-        query, key, value = qkv.unbind(2)  # [B, S, N, K]
-        out = softmax_mixer(query, key, value, self.norm_query, self.norm_key, None, cos, sin, key_mask=mask)
+        dtype = compute_dtype(x)
+        qkv = self.to_qkv(rms_norm(x, self.norm_1.weight, dtype=dtype))
+        qkv = qkv.unflatten(-1, (3, self.num_heads, -1))  # [B, S, 3, N, K]
+        out = softmax_mixer(qkv, self.norm_query, self.norm_key, cos, sin, key_mask=mask)
         x = x + self.to_out(out)
-        return x + self.feed_forward(self.norm_2(x))
+        return x + self.feed_forward(rms_norm(x, self.norm_2.weight, dtype=dtype))
 
 
 class TextEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -79,4 +80,4 @@ class TextEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         x = self.embedding(input_ids)
         for block in self.blocks:
             x = block(x, attention_mask.bool(), cos, sin)
-        return F.rms_norm(x, x.shape[-1:], self.norm_out.weight, 1e-6)
+        return rms_norm(x, self.norm_out.weight)

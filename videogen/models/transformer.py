@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from videogen.models.embeddings import FrameEmbedding, frame_visibility, rotary_tables
 from videogen_kernels import moe
-from videogen_kernels.mixers import linear_mixer, softmax_mixer
-from videogen_kernels.modulated_norm import gated_residual, modulated_norm
+from videogen_kernels.mixers import cross_mixer, linear_mixer, softmax_mixer
+from videogen_kernels.modulated_norm import gated_residual, modulated_norm, rms_norm
 
 Mixer = Literal["linear", "softmax"]
 FeedForward = Literal["dense", "moe"]
@@ -103,9 +103,9 @@ class SoftmaxMixer(nn.Module):
         self.to_out = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor | None) -> Tensor:
-        query, key, value = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)  # [B, L, N, K]
+        qkv = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [B, L, 3, N, K]
         gate = self.to_gate(x)
-        out = softmax_mixer(query, key, value, self.norm_query, self.norm_key, gate, cos, sin, visible=visible)
+        out = softmax_mixer(qkv, self.norm_query, self.norm_key, cos, sin, gate, visible=visible)
         return self.to_out(out)
 
 
@@ -125,10 +125,10 @@ class CrossAttention(nn.Module):
         nn.init.zeros_(self.to_out.weight)
 
     def forward(self, x: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-        query = self.to_query(F.rms_norm(x, x.shape[-1:], self.norm, 1e-6))
+        query = self.to_query(rms_norm(x, self.norm, dtype=compute_dtype(x)))
         query = query.unflatten(-1, (self.num_heads, -1))  # [B, L, N, K]
-        key, value = self.to_key_value(text).unflatten(-1, (2, self.num_heads, -1)).unbind(2)  # [B, S, N, K]
-        return self.to_out(softmax_mixer(query, key, value, self.norm_query, self.norm_key, key_mask=text_mask))
+        key_value = self.to_key_value(text).unflatten(-1, (2, self.num_heads, -1))  # [B, S, 2, N, K]
+        return self.to_out(cross_mixer(query, key_value, self.norm_query, self.norm_key, text_mask))
 
 
 class SwiGLU(nn.Module):

@@ -1,8 +1,8 @@
 """What a mixer layer does between its input and output projections, as one operator each.
 
 `linear_mixer` is qk-norm, rotary positions, gated linear attention, a depth-wise convolution beside it, and the gated
-output norm. `softmax_mixer` is qk-norm, rotary positions, softmax attention and a gate per head; with keys from elsewhere
-and no positions it is cross-attention.
+output norm. `softmax_mixer` is qk-norm, rotary positions, softmax attention and a gate per head; `cross_mixer` is qk-norm and
+softmax attention to another sequence.
 
 Backends: "reference" composes the operators of the other packages; "native" does one head of one item after another with
 everything in cache and in float32, forward and backward (compiled C++, see `videogen_kernels.native`): several times as fast
@@ -16,14 +16,15 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from videogen_kernels.backends import check_backend, choose_native
-from videogen_kernels.mixers.native import linear_mixer_native, softmax_mixer_native
-from videogen_kernels.mixers.reference import linear_mixer_reference, softmax_mixer_reference
+from videogen_kernels.mixers.native import attention_native, linear_mixer_native
+from videogen_kernels.mixers.reference import cross_mixer_reference, linear_mixer_reference, softmax_mixer_reference
 from videogen_kernels.native import runnable
 
-__all__ = ["linear_mixer", "softmax_mixer"]
+__all__ = ["cross_mixer", "linear_mixer", "softmax_mixer"]
 
 Backend = Literal["auto", "reference", "native"]
 
@@ -82,75 +83,105 @@ def linear_mixer(
 
 
 def softmax_mixer(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    qkv: Tensor,
     norm_query: Tensor,
     norm_key: Tensor,
+    cos: Tensor,
+    sin: Tensor,
     gate: Tensor | None = None,
-    cos: Tensor | None = None,
-    sin: Tensor | None = None,
     key_mask: Tensor | None = None,
     visible: Tensor | None = None,
     eps: float = 1e-6,
     backend: Backend = "auto",
 ) -> Tensor:
-    """Softmax attention of normed, turned queries to normed, turned keys, with a gate per head.
+    """Softmax self-attention with qk-norm, rotary positions and a gate per head.
 
     Args:
-        query: [B, L, N, K], before its norm.
-        key: [B, S, N, K], before its norm.
-        value: [B, S, N, K].
+        qkv: [B, L, 3, N, K]: query, key, value.
         norm_query: [K], qk-norm weight of the query.
         norm_key: [K], likewise of the key.
+        cos: [L, K/2], see `videogen_kernels.rotary`.
+        sin: [L, K/2].
         gate: [B, L, N] before the sigmoid; None = no gate.
-        cos: [L, K/2] with S = L; None = no positions.
-        sin: [L, K/2], given exactly when `cos` is.
-        key_mask: [B, S] bool, True = visible; None = all. A row with nothing visible gives 0.
-        visible: [n, n] bool, which latent frame sees which, with S = L; None = all. Not together with `key_mask`.
+        key_mask: [B, L] bool, True = visible; None = all. A row with nothing visible gives 0.
+        visible: [n, n] bool, which latent frame sees which; None = all. Not together with `key_mask`.
         eps: of the norms.
         backend: see the package.
 
     Returns:
-        [B, L, N * K] in the dtype of `value`.
+        [B, L, N * K] in the dtype of `qkv`.
 
     Raises:
         ValueError: shapes that do not agree, or a backend that cannot run.
     """
     check_backend("softmax_mixer", backend, ("reference", "native"))
-    if query.ndim != 4 or key.ndim != 4 or value.shape != key.shape or 0 in query.shape or key.shape[1] == 0:
-        raise ValueError(
-            f"`query` must be [B, L, N, K], `key` and `value` [B, S, N, K] with at least one token, got "
-            f"{list(query.shape)}, {list(key.shape)} and {list(value.shape)}."
-        )
-    batch, length, heads, width = query.shape
-    if (key.shape[0], *key.shape[2:]) != (batch, heads, width):
-        raise ValueError(f"`key` must be [B, S, N, K] with B, N, K of `query`, got {list(key.shape)}.")
+    if qkv.ndim != 5 or qkv.shape[2] != 3 or 0 in qkv.shape:
+        raise ValueError(f"`qkv` must be [B, L, 3, N, K] with at least one token, got {list(qkv.shape)}.")
+    batch, length, _, heads, width = qkv.shape
     if gate is not None and gate.shape != (batch, length, heads):
         raise ValueError(f"`gate` must be [B, L, N] = {[batch, length, heads]}, got {list(gate.shape)}.")
     if key_mask is not None and visible is not None:
         raise ValueError("`key_mask` and `visible` exclude each other; pass one.")
-    if key_mask is not None and (key_mask.shape != key.shape[:2] or key_mask.dtype.is_floating_point):
-        raise ValueError(
-            f"`key_mask` must be [B, S] = {list(key.shape[:2])} and boolean, got {list(key_mask.shape)} of {key_mask.dtype}."
-        )
+    _check_mask(key_mask, batch, length)
     if visible is not None and (visible.ndim != 2 or visible.shape[0] != visible.shape[1] or length % len(visible)):
         raise ValueError(
             f"`visible` must be [n, n] with L a multiple of n, got {list(visible.shape)} for L = {length}."
         )
-    if (visible is not None or cos is not None) and key.shape[1] != length:
-        raise ValueError(f"`key` must have the {length} tokens of `query`, got {key.shape[1]}.")
-    if (cos is None) != (sin is None):
-        raise ValueError("`cos` and `sin` must be given together; pass both, or neither for no positions.")
     _check_norms(width, norm_query=norm_query, norm_key=norm_key)
-    if cos is not None and sin is not None:
-        _check_tables(cos, sin, length, width)
-    same = query.dtype == key.dtype == value.dtype and (gate is None or gate.dtype == query.dtype)
-    short = length * key.shape[1] <= _MAX_SCORES
-    can_run = width % 16 == 0 and same and short and runnable(query, norm_query, norm_key)
-    if choose_native("softmax_mixer", backend, can_run):
-        return softmax_mixer_native(query, key, value, norm_query, norm_key, gate, cos, sin, key_mask, visible, eps)
-    return softmax_mixer_reference(query, key, value, norm_query, norm_key, gate, cos, sin, key_mask, visible, eps)
+    _check_tables(cos, sin, length, width)
+    fits = width % 16 == 0 and length * length <= _MAX_SCORES and (gate is None or gate.dtype == qkv.dtype)
+    if choose_native("softmax_mixer", backend, fits and runnable(qkv, norm_query, norm_key)):
+        return attention_native(qkv, None, norm_query, norm_key, cos, sin, gate, key_mask, visible, eps)
+    return softmax_mixer_reference(qkv, norm_query, norm_key, cos, sin, gate, key_mask, visible, eps)
+
+
+def cross_mixer(
+    query: Tensor,
+    key_value: Tensor,
+    norm_query: Tensor,
+    norm_key: Tensor,
+    key_mask: Tensor | None = None,
+    eps: float = 1e-6,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Softmax attention with qk-norm to tokens of another sequence.
+
+    Args:
+        query: [B, L, N, K].
+        key_value: [B, S, 2, N, K]: key, value.
+        norm_query: [K], qk-norm weight of the query.
+        norm_key: [K], likewise of the key.
+        key_mask: [B, S] bool, True = visible; None = all. A row with nothing visible gives 0.
+        eps: of the norms.
+        backend: see the package.
+
+    Returns:
+        [B, L, N * K] in the dtype of `key_value`.
+
+    Raises:
+        ValueError: shapes that do not agree, or a backend that cannot run.
+    """
+    check_backend("cross_mixer", backend, ("reference", "native"))
+    if query.ndim != 4 or 0 in query.shape:
+        raise ValueError(f"`query` must be [B, L, N, K] with at least one token, got {list(query.shape)}.")
+    batch, length, heads, width = query.shape
+    if (key_value.shape[0], *key_value.shape[2:]) != (batch, 2, heads, width) or 0 in key_value.shape:
+        raise ValueError(
+            f"`key_value` must be [B, S, 2, N, K] with B, N, K of `query` and S >= 1, got {list(key_value.shape)}."
+        )
+    _check_mask(key_mask, batch, key_value.shape[1])
+    _check_norms(width, norm_query=norm_query, norm_key=norm_key)
+    fits = width % 16 == 0 and length * key_value.shape[1] <= _MAX_SCORES and query.dtype == key_value.dtype
+    if choose_native("cross_mixer", backend, fits and runnable(query, norm_query, norm_key)):
+        return attention_native(query, key_value, norm_query, norm_key, None, None, None, key_mask, None, eps)
+    return cross_mixer_reference(query, key_value, norm_query, norm_key, key_mask, eps)
+
+
+def _check_mask(key_mask: Tensor | None, batch: int, length: int) -> None:
+    if key_mask is not None and (key_mask.shape != (batch, length) or key_mask.dtype != torch.bool):
+        raise ValueError(
+            f"`key_mask` must be {[batch, length]} and boolean, got {list(key_mask.shape)} of {key_mask.dtype}."
+        )
 
 
 def _check_norms(width: int, **norms: Tensor) -> None:

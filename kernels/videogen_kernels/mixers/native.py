@@ -29,49 +29,20 @@ def linear_mixer_native(
     return _LinearMixer.apply(qkvg, gate, norm_query, norm_key, norm_out, conv, cos, sin, grid, eps)
 
 
-def softmax_mixer_native(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+def attention_native(
+    queries: Tensor,
+    key_value: Tensor | None,
     norm_query: Tensor,
     norm_key: Tensor,
-    gate: Tensor | None,
     cos: Tensor | None,
     sin: Tensor | None,
+    gate: Tensor | None,
     key_mask: Tensor | None,
     visible: Tensor | None,
     eps: float,
 ) -> Tensor:
-    return _SoftmaxMixer.apply(
-        _heads_together(query),
-        *_same_rows(_heads_together(key), _heads_together(value)),
-        norm_query,
-        norm_key,
-        gate,
-        cos,
-        sin,
-        key_mask,
-        visible,
-        eps,
-    )
-
-
-def _heads_together(x: Tensor) -> Tensor:
-    """[B, L, N, K] with the heads of a token next to each other and tokens evenly spaced, as slices of a projection are."""
-    batch, length, heads, width = x.shape
-    even = x.stride(3) == 1 and (heads == 1 or x.stride(2) == width)
-    even = even and (batch == 1 or x.stride(0) == length * x.stride(1))
-    return x if even else x.contiguous()
-
-
-def _same_rows(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    return (key, value) if key.stride(1) == value.stride(1) else (key.contiguous(), value.contiguous())
-
-
-def _empty_like_rows(x: Tensor, row: int) -> Tensor:
-    """A gradient of `x` whose tokens lie `row` elements apart; what lies between them is not used."""
-    batch, length, heads, width = x.shape
-    return x.new_empty(batch, length, row)[..., : heads * width].unflatten(-1, (heads, width))
+    """Self-attention of `queries` [B, L, 3, N, K], or with `key_value` [B, S, 2, N, K] cross-attention of [B, L, N, K]."""
+    return _Attention.apply(queries, key_value, norm_query, norm_key, cos, sin, gate, key_mask, visible, eps)
 
 
 class _LinearMixer(torch.autograd.Function):
@@ -118,58 +89,57 @@ class _LinearMixer(torch.autograd.Function):
         return grad_qkvg, grad_gate, *weights, None, None, None, None
 
 
-class _SoftmaxMixer(torch.autograd.Function):
+class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
+        queries: Tensor,
+        key_value: Tensor | None,
         norm_query: Tensor,
         norm_key: Tensor,
-        gate: Tensor | None,
         cos: Tensor | None,
         sin: Tensor | None,
+        gate: Tensor | None,
         key_mask: Tensor | None,
         visible: Tensor | None,
         eps: float,
     ) -> Tensor:
-        batch, length, heads, width = query.shape
+        batch, length = queries.shape[:2]
+        heads, width = queries.shape[-2:]
+        queries = queries.contiguous()
+        key_value = None if key_value is None else key_value.contiguous()
         gate = None if gate is None else gate.contiguous()
         weights = [t.float().contiguous() for t in (norm_query, norm_key)]
         tables = [None if t is None else t.float().contiguous() for t in (cos, sin)]
-        masks = [None if t is None else t.to(torch.bool).contiguous() for t in (key_mask, visible)]
+        masks = [None if t is None else t.contiguous() for t in (key_mask, visible)]
+        rows = queries.stride(1), (queries if key_value is None else key_value).stride(1)
+        num_keys = length if key_value is None else key_value.shape[1]
         frames = 1 if visible is None else visible.shape[0]
-        ctx.sizes = (batch, length, key.shape[1], heads, width, query.stride(1), key.stride(1), frames, float(eps))
+        ctx.sizes = (batch, length, num_keys, heads, width, *rows, frames, float(eps))
         ctx.dtypes = norm_query.dtype, norm_key.dtype
-        ctx.save_for_backward(query, key, value, gate, *weights, *tables, *masks)
-        out = query.new_empty(batch, length, heads * width)
-        call(
-            f"softmax_mixer_forward_{suffix(query)}",
-            query,
-            key,
-            value,
-            gate,
-            *weights,
-            *tables,
-            *masks,
-            out,
-            *ctx.sizes,
-        )
+        ctx.save_for_backward(queries, key_value, gate, *weights, *tables, *masks)
+        out = queries.new_empty(batch, length, heads * width)
+        parts = _query_key_value(queries, key_value)
+        call(f"softmax_mixer_forward_{suffix(out)}", *parts, gate, *weights, *tables, *masks, out, *ctx.sizes)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        query, key, value, gate = saved[:4]
-        grad_query = _empty_like_rows(query, query.stride(1))
-        grad_key, grad_value = (_empty_like_rows(t, key.stride(1)) for t in (key, value))
+        queries, key_value, gate, *rest = ctx.saved_tensors
+        grad_queries = torch.empty_like(queries)
+        grad_key_value = None if key_value is None else torch.empty_like(key_value)
         grad_gate = None if gate is None else torch.empty_like(gate)
-        grad_norms = torch.zeros(2, query.shape[-1])
+        grad_norms = torch.zeros(2, queries.shape[-1])
+        parts, grad_parts = _query_key_value(queries, key_value), _query_key_value(grad_queries, grad_key_value)
         call(
-            f"softmax_mixer_backward_{suffix(query)}",
-            *(grads[0].contiguous(), *saved, grad_query, grad_key, grad_value, grad_gate, *grad_norms, *ctx.sizes),
+            f"softmax_mixer_backward_{suffix(queries)}",
+            *(grads[0].contiguous(), *parts, gate, *rest, *grad_parts, grad_gate, *grad_norms, *ctx.sizes),
         )
         weights = [g.to(dtype) for g, dtype in zip(grad_norms, ctx.dtypes, strict=True)]
-        return grad_query, grad_key, grad_value, *weights, grad_gate, None, None, None, None, None
+        return grad_queries, grad_key_value, *weights, None, None, grad_gate, None, None, None
+
+
+def _query_key_value(queries: Tensor, key_value: Tensor | None) -> tuple[Tensor, ...]:
+    """Views whose first elements are where query, key and value start."""
+    return queries.unbind(2) if key_value is None else (queries, *key_value.unbind(2))

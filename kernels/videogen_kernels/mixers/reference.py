@@ -48,23 +48,20 @@ def linear_mixer_reference(
 
 
 def softmax_mixer_reference(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    qkv: Tensor,
     norm_query: Tensor,
     norm_key: Tensor,
+    cos: Tensor,
+    sin: Tensor,
     gate: Tensor | None,
-    cos: Tensor | None,
-    sin: Tensor | None,
     key_mask: Tensor | None,
     visible: Tensor | None,
     eps: float,
 ) -> Tensor:
-    wide = torch.promote_types(value.dtype, torch.float32)
-    query, key = head_norm(query, norm_query, eps, dtype=wide), head_norm(key, norm_key, eps, dtype=wide)
-    if cos is not None and sin is not None:
-        query, key = rotary(query, cos, sin), rotary(key, cos, sin)
-    query, key = query.to(value.dtype), key.to(value.dtype)
+    query, key, value = qkv.unbind(2)  # [B, L, N, K]
+    wide = torch.promote_types(qkv.dtype, torch.float32)
+    query = rotary(head_norm(query, norm_query, eps, dtype=wide), cos, sin).to(qkv.dtype)
+    key = rotary(head_norm(key, norm_key, eps, dtype=wide), cos, sin).to(qkv.dtype)
     if visible is None:
         out = attention(query, key, value, key_mask)
     else:
@@ -72,3 +69,10 @@ def softmax_mixer_reference(
     if gate is not None:
         out = out * torch.sigmoid(gate)[..., None]
     return out.flatten(2)
+
+
+def cross_mixer_reference(
+    query: Tensor, key_value: Tensor, norm_query: Tensor, norm_key: Tensor, key_mask: Tensor | None, eps: float
+) -> Tensor:
+    key, value = key_value.unbind(2)  # [B, S, N, K]
+    return attention(head_norm(query, norm_query, eps), head_norm(key, norm_key, eps), value, key_mask).flatten(2)

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from videogen_kernels.backends import check_backend, choose_native
-from videogen_kernels.modulated_norm.native import gated_residual_native, modulated_norm_native
+from videogen_kernels.modulated_norm.native import gated_residual_native, modulated_norm_native, rms_norm_native
 from videogen_kernels.modulated_norm.reference import gated_residual_reference, modulated_norm_reference
 from videogen_kernels.native import runnable
 
-__all__ = ["gated_residual", "modulated_norm"]
+__all__ = ["gated_residual", "modulated_norm", "rms_norm"]
 
 Backend = Literal["auto", "reference", "native"]
 
@@ -58,6 +58,34 @@ def modulated_norm(
     can_run = dtype in (torch.float32, torch.bfloat16) and runnable(x, scale, shift, weight)
     function = modulated_norm_native if choose_native("modulated_norm", backend, can_run) else modulated_norm_reference
     return function(x, scale, shift, weight, eps, dtype)
+
+
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float = 1e-6, dtype: torch.dtype | None = None, backend: Backend = "auto"
+) -> Tensor:
+    """`x / sqrt(mean(x^2) + eps) * weight` over the last axis, computed in float32.
+
+    Args:
+        x: [..., D].
+        weight: [D].
+        eps: added to the mean square.
+        dtype: of the result; None = that of `x`.
+
+    Returns:
+        The shape of `x`.
+
+    Raises:
+        ValueError: widths differ.
+    """
+    check_backend("rms_norm", backend, ("reference", "native"))
+    if weight.shape != x.shape[-1:]:
+        raise ValueError(f"`weight` must be [D] = {list(x.shape[-1:])}, got {list(weight.shape)}.")
+    dtype = dtype or x.dtype
+    can_run = dtype in (torch.float32, torch.bfloat16) and runnable(x, weight)
+    if choose_native("rms_norm", backend, can_run):
+        return rms_norm_native(x, weight, eps, dtype)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return torch.nn.functional.rms_norm(x.to(wide), weight.shape, weight.to(wide), eps).to(dtype)
 
 
 def gated_residual(x: Tensor, branch: Tensor, gate: Tensor, backend: Backend = "auto") -> Tensor:

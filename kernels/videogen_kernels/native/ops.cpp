@@ -474,10 +474,16 @@ void linear_mixer_backward(const X* grad, const X* qkvg, const X* beta, const fl
                 float gb = 0;
                 X* grad_value = grad_head + 2 * part + t * row;
                 const float bt = s.beta[t];
+                const float gd = g_den[t];
+                float *gqt = gq + t * K, *gkt = gk + t * K;
+                const float *qt = s.q + t * K, *kt = s.k + t * K, *sum = s.sum;
                 SIMD
                 for (int64_t k = 0; k < K; ++k) {
-                    gq[t * K + k] += s.q[t * K + k] > 0 ? g_den[t] * s.sum[k] : 0.0f;
-                    gk[t * K + k] += s.k[t * K + k] > 0 ? bt * g_sum[k] : 0.0f;
+                    gqt[k] += (qt[k] > 0 ? gd : 0.0f) * sum[k];
+                    gkt[k] += (kt[k] > 0 ? bt : 0.0f) * g_sum[k];
+                }
+                SIMD
+                for (int64_t k = 0; k < K; ++k) {
                     gb += s.kd[t * K + k] * g_sum[k] + gw[t * K + k] * s.v[t * K + k];
                     store(grad_value + k, gv[t * K + k] + bt * gw[t * K + k]);
                 }
@@ -497,11 +503,12 @@ struct SoftmaxArgs {
     float eps;
 };
 
-// Scores of one head -> weights, in place; row sums of exp are divided out. Columns S..ld are padding.
-void softmax_rows(float* scores, int64_t ld, const float* bias, int64_t bias_rows, int64_t L, int64_t S) {
-    for (int64_t t = 0; t < L; ++t) {
+// Scores of the queries start .. start + count -> weights, in place. Columns S..ld are padding.
+void softmax_rows(float* scores, int64_t ld, const float* bias, int64_t start, int64_t bias_rows, int64_t count,
+                  int64_t S) {
+    for (int64_t t = 0; t < count; ++t) {
         float* row = scores + t * ld;
-        const float* add = bias ? bias + (t / bias_rows) * ld : nullptr;
+        const float* add = bias ? bias + (start + t) / bias_rows * ld : nullptr;
         float most = -3e38f;
         if (add)
             for (int64_t s = 0; s < S; ++s) row[s] += add[s];
@@ -532,6 +539,8 @@ void softmax_rows(float* scores, int64_t ld, const float* bias, int64_t bias_row
     }
 }
 
+constexpr int64_t BLOCK = 48;  // queries whose scores are in memory at a time: a few hundred keys of them stay in cache
+
 struct SoftmaxHead {
     float *q, *k, *kt, *v, *scores, *r_query, *r_key, *bias;
     int64_t ld;
@@ -539,14 +548,14 @@ struct SoftmaxHead {
         ld = round_up(p.S);
         q = scratch.take(p.L * p.K);
         for (float** piece : {&k, &v, &kt}) *piece = scratch.take(ld * p.K);
-        scores = scratch.take(p.L * ld);
+        scores = scratch.take(BLOCK * ld);
         r_query = scratch.take(p.L);
         r_key = scratch.take(ld);
         bias = scratch.take(p.frames * ld);
     }
     static size_t size(const SoftmaxArgs& p) {
         const int64_t ld = round_up(p.S);
-        return round_up(p.L * p.K) + 3 * ld * p.K + round_up(p.L * ld) + round_up(p.L) + ld + p.frames * ld + 256;
+        return round_up(p.L * p.K) + 3 * ld * p.K + BLOCK * ld + round_up(p.L) + ld + p.frames * ld + 256;
     }
 };
 
@@ -564,9 +573,9 @@ const float* mask_bias(const SoftmaxArgs& p, SoftmaxHead& s, int64_t b) {
     return s.bias;
 }
 
+// Queries, keys and values of one head, normed and turned.
 template <class X>
-void softmax_head_forward(const SoftmaxArgs& p, SoftmaxHead& s, const X* query, const X* key, const X* value,
-                          const float* bias) {
+void softmax_head_prepare(const SoftmaxArgs& p, SoftmaxHead& s, const X* query, const X* key, const X* value) {
     const float scale = 1.0f / std::sqrt(float(p.K));
     norm_rows(query, p.query_row, p.wq, s.q, s.r_query, p.L, p.K, p.eps);
     norm_rows(key, p.key_row, p.wk, s.k, s.r_key, p.S, p.K, p.eps);
@@ -583,28 +592,36 @@ void softmax_head_forward(const SoftmaxArgs& p, SoftmaxHead& s, const X* query, 
     transpose(p.S, p.K, s.k, p.K, s.kt, s.ld);
     for (int64_t k = 0; k < p.K; ++k)
         for (int64_t t = p.S; t < s.ld; ++t) s.kt[k * s.ld + t] = 0;
-    gemm(p.L, s.ld, p.K, s.q, p.K, 1, s.kt, s.ld, s.scores, s.ld);
-    softmax_rows(s.scores, s.ld, bias, p.L / p.frames, p.L, p.S);
+}
+
+// Weights of the queries start .. start + count of one head.
+void softmax_block(const SoftmaxArgs& p, SoftmaxHead& s, const float* bias, int64_t start, int64_t count) {
+    gemm(count, s.ld, p.K, s.q + start * p.K, p.K, 1, s.kt, s.ld, s.scores, s.ld);
+    softmax_rows(s.scores, s.ld, bias, start, p.L / p.frames, count, p.S);
 }
 
 // query [B, L, .], key and value [B, S, .] with heads K apart; gate [B, L, N] before the sigmoid or null; out [B, L, N, K].
 template <class X>
 void softmax_mixer_forward(const SoftmaxArgs& p, const X* query, const X* key, const X* value, const X* gate, X* out) {
-    scratch.reset(SoftmaxHead::size(p) + round_up(p.L * p.K));
+    scratch.reset(SoftmaxHead::size(p) + BLOCK * p.K);
     SoftmaxHead s;
     s.allocate(p);
-    float* o = scratch.take(p.L * p.K);
+    float* o = scratch.take(BLOCK * p.K);
     for (int64_t b = 0; b < p.B; ++b) {
         const float* bias = mask_bias(p, s, b);
         for (int64_t a = 0; a < p.N; ++a) {
-            softmax_head_forward(p, s, query + b * p.L * p.query_row + a * p.K, key + b * p.S * p.key_row + a * p.K,
-                                 value + b * p.S * p.key_row + a * p.K, bias);
-            gemm(p.L, p.K, p.S, s.scores, s.ld, 1, s.v, p.K, o, p.K);
-            for (int64_t t = 0; t < p.L; ++t) {
-                const float g = gate ? sigmoid(load(gate + (b * p.L + t) * p.N + a)) : 1.0f;
-                X* row = out + ((b * p.L + t) * p.N + a) * p.K;
-                SIMD
-                for (int64_t k = 0; k < p.K; ++k) store(row + k, o[t * p.K + k] * g);
+            softmax_head_prepare(p, s, query + b * p.L * p.query_row + a * p.K, key + b * p.S * p.key_row + a * p.K,
+                                 value + b * p.S * p.key_row + a * p.K);
+            for (int64_t start = 0; start < p.L; start += BLOCK) {
+                const int64_t count = p.L - start < BLOCK ? p.L - start : BLOCK;
+                softmax_block(p, s, bias, start, count);
+                gemm(count, p.K, p.S, s.scores, s.ld, 1, s.v, p.K, o, p.K);
+                for (int64_t t = 0; t < count; ++t) {
+                    const int64_t at = (b * p.L + start + t) * p.N + a;
+                    const float g = gate ? sigmoid(load(gate + at)) : 1.0f;
+                    SIMD
+                    for (int64_t k = 0; k < p.K; ++k) store(out + at * p.K + k, o[t * p.K + k] * g);
+                }
             }
         }
     }
@@ -617,41 +634,46 @@ void softmax_mixer_backward(const SoftmaxArgs& p, const X* grad, const X* query,
     const int64_t K = p.K;
     const float scale = 1.0f / std::sqrt(float(K));
     const int64_t ld = round_up(p.S);
-    scratch.reset(SoftmaxHead::size(p) + round_up(p.L * ld) + 2 * round_up(p.L * K) + 3 * ld * K + 256);
+    scratch.reset(SoftmaxHead::size(p) + BLOCK * ld + BLOCK * K + round_up(p.L * K) + 3 * ld * K + 256);
     SoftmaxHead s;
     s.allocate(p);
-    float *gs = scratch.take(p.L * ld), *go = scratch.take(p.L * K), *gq = scratch.take(p.L * K);
+    float *gs = scratch.take(BLOCK * ld), *go = scratch.take(BLOCK * K), *gq = scratch.take(p.L * K);
     float *gk = scratch.take(ld * K), *gv = scratch.take(ld * K), *vt = scratch.take(ld * K);
     for (int64_t b = 0; b < p.B; ++b) {
         const float* bias = mask_bias(p, s, b);
         for (int64_t a = 0; a < p.N; ++a) {
             const int64_t at_query = b * p.L * p.query_row + a * K, at_key = b * p.S * p.key_row + a * K;
-            softmax_head_forward(p, s, query + at_query, key + at_key, value + at_key, bias);
-            for (int64_t t = 0; t < p.L; ++t) {
-                const float g = gate ? sigmoid(load(gate + (b * p.L + t) * p.N + a)) : 1.0f;
-                const X* row = grad + ((b * p.L + t) * p.N + a) * K;
-                SIMD
-                for (int64_t k = 0; k < K; ++k) go[t * K + k] = load(row + k) * g;
-            }
-            gemm(p.S, K, p.L, s.scores, 1, ld, go, K, gv, K);  // to the value
+            softmax_head_prepare(p, s, query + at_query, key + at_key, value + at_key);
             transpose(p.S, K, s.v, K, vt, ld);
             for (int64_t k = 0; k < K; ++k)
                 for (int64_t t = p.S; t < ld; ++t) vt[k * ld + t] = 0;
-            gemm(p.L, ld, K, go, K, 1, vt, ld, gs, ld);  // to the weights
-            for (int64_t t = 0; t < p.L; ++t) {
-                float* g = gs + t * ld;
-                const float* weights = s.scores + t * ld;
-                float inner = 0;
-                for (int64_t j = 0; j < ld; ++j) inner += g[j] * weights[j];
-                SIMD
-                for (int64_t j = 0; j < ld; ++j) g[j] = weights[j] * (g[j] - inner);
-                if (gate) {  // inner = gradient * gated output
-                    const int64_t at = (b * p.L + t) * p.N + a;
-                    store(grad_gate + at, inner * (1.0f - sigmoid(load(gate + at))));
+            for (int64_t start = 0; start < p.L; start += BLOCK) {
+                const int64_t count = p.L - start < BLOCK ? p.L - start : BLOCK;
+                softmax_block(p, s, bias, start, count);
+                for (int64_t t = 0; t < count; ++t) {
+                    const int64_t at = (b * p.L + start + t) * p.N + a;
+                    const float g = gate ? sigmoid(load(gate + at)) : 1.0f;
+                    SIMD
+                    for (int64_t k = 0; k < K; ++k) go[t * K + k] = load(grad + at * K + k) * g;
                 }
+                gemm(p.S, K, count, s.scores, 1, ld, go, K, gv, K, start > 0);  // to the value
+                gemm(count, ld, K, go, K, 1, vt, ld, gs, ld);                   // to the weights
+                for (int64_t t = 0; t < count; ++t) {
+                    float* g = gs + t * ld;
+                    const float* weights = s.scores + t * ld;
+                    float inner = 0;
+                    SIMD
+                    for (int64_t j = 0; j < ld; ++j) inner += g[j] * weights[j];
+                    SIMD
+                    for (int64_t j = 0; j < ld; ++j) g[j] = weights[j] * (g[j] - inner);
+                    if (gate) {  // inner = gradient * gated output
+                        const int64_t at = (b * p.L + start + t) * p.N + a;
+                        store(grad_gate + at, inner * (1.0f - sigmoid(load(gate + at))));
+                    }
+                }
+                gemm(count, K, p.S, gs, ld, 1, s.k, K, gq + start * K, K);
+                gemm(p.S, K, count, gs, 1, ld, s.q + start * K, K, gk, K, start > 0);  // the query is scaled already
             }
-            gemm(p.L, K, p.S, gs, ld, 1, s.k, K, gq, K);
-            gemm(p.S, K, p.L, gs, 1, ld, s.q, K, gk, K);  // the query carries the scale already
             if (p.cos) {
                 turn(gq, p.cos, p.sin, gq, p.L, K, -1.0f);
                 turn(gk, p.cos, p.sin, gk, p.S, K, -1.0f);
