@@ -36,7 +36,8 @@ def orthogonalize(matrices: Tensor, num_steps: int = 5, dtype: torch.dtype = tor
     a, b, c = NEWTON_SCHULZ
     transpose = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if transpose else matrices
-    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)).to(dtype)
+    # Contiguous: products of transposed stacks cost a fifth more on a CPU.
+    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)).to(dtype).contiguous()
     for _ in range(num_steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

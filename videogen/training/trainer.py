@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from videogen.conditioning.frames import FrameSequence
@@ -96,9 +96,10 @@ class Trainer:
             _check_compiler()
         # The other processes wait while the first one builds the cache.
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+        buckets = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # gradients are summed where they lie
         # Several CPU processes are joined only when accelerate is told that a CPU is meant.
         self.accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(), mixed_precision=config.mixed_precision, kwargs_handlers=[patience]
+            cpu=not torch.cuda.is_available(), mixed_precision=config.mixed_precision, kwargs_handlers=[patience, buckets]
         )
         self.device = self.accelerator.device
         self.rank = self.accelerator.process_index

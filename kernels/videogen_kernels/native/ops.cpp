@@ -1,7 +1,8 @@
 // The element-wise half of a training step on a CPU, fused: norms, gates, attention of short sequences, routing.
 //
-// Plain C interface, no headers but the standard library's: compiles in seconds, see __init__.py. Everything is computed in
-// float32; tensors are float32 or bfloat16 in memory. Gradients recompute what is cheap instead of storing it.
+// Plain C interface, no headers but the standard library's: compiles in seconds, see __init__.py. Tensors are float32 or
+// bfloat16 in memory; everything is computed in float32, but for the products of softmax attention on bfloat16 tensors, whose
+// factors are rounded to bfloat16 (sums are float32). Gradients recompute what is cheap instead of storing it.
 //
 // Shapes as in the packages of the operators: B batch, L tokens, N heads, K width of a head, D width, E experts, H hidden.
 
@@ -10,6 +11,11 @@
 #include <cstring>
 #include <limits>
 #include <vector>
+
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+#define LOW_PRODUCTS 1  // the processor multiplies pairs of bfloat16, twice as fast as float32
+#include <immintrin.h>
+#endif
 
 // Iterations of the next loop touch different elements; without it the compiler gives up on loops over many pointers.
 #if defined(__clang__)
@@ -100,6 +106,93 @@ void gemm(int64_t M, int64_t N, int64_t P, const float* A, int64_t a_row, int64_
         j += 32;
     }
     if (j < N) panel<1>(M, P, A, a_row, a_col, B + j, ldb, C + j, ldc, add);
+}
+
+#ifdef LOW_PRODUCTS
+// Two rows of 16 floats as bfloat16, element by element next to each other.
+inline __m512i pair_rows(const float* low, const float* high) {
+    const __m512i a = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(low)));
+    if (!high) return a;
+    const __m512i b = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(high)));
+    return _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
+}
+
+// Rows p and p + 1 of x [P, N] become row p / 2 of out [P / 2 rounded up, N], pairs of bfloat16.
+void pack_rows(int64_t P, int64_t N, const float* x, int64_t ldx, int32_t* out) {
+    for (int64_t p = 0; p < P; p += 2)
+        for (int64_t j = 0; j < N; j += 16)
+            _mm512_storeu_si512(out + p / 2 * N + j,
+                                pair_rows(x + p * ldx + j, p + 1 < P ? x + (p + 1) * ldx + j : nullptr));
+}
+
+// Columns p and p + 1 of x [M, P] become column p / 2 of out [M, (P + 15) / 16 * 8], pairs of bfloat16; x is padded with
+// zeros to a multiple of 16 columns.
+void pack_columns(int64_t M, int64_t P, const float* x, int64_t ldx, int32_t* out) {
+    const int64_t wide = (P + 15) / 16 * 16;
+    for (int64_t i = 0; i < M; ++i)
+        for (int64_t p = 0; p < wide; p += 16)
+            _mm256_storeu_si256((__m256i*)(out + i * (wide / 2) + p / 2),
+                                (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x + i * ldx + p)));
+}
+
+template <int ROWS, int VECS>
+inline void low_tile(int64_t pairs, const int32_t* A, int64_t a_row, int64_t a_col, const int32_t* B, int64_t ldb,
+                     float* C, int64_t ldc, bool add) {
+    __m512 sum[ROWS][VECS];
+    for (int i = 0; i < ROWS; ++i)
+        for (int j = 0; j < VECS; ++j)
+            sum[i][j] = add ? _mm512_loadu_ps(C + i * ldc + 16 * j) : _mm512_setzero_ps();
+    for (int64_t p = 0; p < pairs; ++p) {
+        __m512i b[VECS];
+        for (int j = 0; j < VECS; ++j) b[j] = _mm512_loadu_si512(B + p * ldb + 16 * j);
+        for (int i = 0; i < ROWS; ++i) {
+            const __m512bh a = (__m512bh)_mm512_set1_epi32(A[i * a_row + p * a_col]);
+            for (int j = 0; j < VECS; ++j) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], a, (__m512bh)b[j]);
+        }
+    }
+    for (int i = 0; i < ROWS; ++i)
+        for (int j = 0; j < VECS; ++j) _mm512_storeu_ps(C + i * ldc + 16 * j, sum[i][j]);
+}
+
+template <int VECS>
+void low_panel(int64_t M, int64_t pairs, const int32_t* A, int64_t a_row, int64_t a_col, const int32_t* B, int64_t ldb,
+               float* C, int64_t ldc, bool add) {
+    int64_t i = 0;
+    for (; i + 6 <= M; i += 6) low_tile<6, VECS>(pairs, A + i * a_row, a_row, a_col, B, ldb, C + i * ldc, ldc, add);
+    for (; i + 2 <= M; i += 2) low_tile<2, VECS>(pairs, A + i * a_row, a_row, a_col, B, ldb, C + i * ldc, ldc, add);
+    for (; i < M; ++i) low_tile<1, VECS>(pairs, A + i * a_row, a_row, a_col, B, ldb, C + i * ldc, ldc, add);
+}
+#endif
+
+// The same product with A and B rounded to bfloat16 where the processor gains by it and X is bfloat16 anyway; sums are
+// float32. A [M, P] has rows of `lda`, or is the transpose of such an A; a row of either is padded with zeros to a multiple of
+// 16 columns. `packed` has room for both operands, two elements to an integer.
+template <class X>
+void gemm_as(bool transposed, int64_t M, int64_t N, int64_t P, const float* A, int64_t lda, const float* B, int64_t ldb,
+             float* C, int64_t ldc, int32_t* packed, bool add = false) {
+#ifdef LOW_PRODUCTS
+    if (sizeof(X) == 2) {
+        const int64_t pairs = (P + 1) / 2, wide = (M + 15) / 16 * 16;
+        const int64_t a_row = transposed ? 1 : (P + 15) / 16 * 8, a_col = transposed ? wide : 1;
+        int32_t* low_b = packed;
+        int32_t* low_a = packed + pairs * N;
+        pack_rows(P, N, B, ldb, low_b);
+        if (transposed)
+            pack_rows(P, wide, A, lda, low_a);
+        else
+            pack_columns(M, P, A, lda, low_a);
+        int64_t j = 0;
+        for (; j + 64 <= N; j += 64) low_panel<4>(M, pairs, low_a, a_row, a_col, low_b + j, N, C + j, ldc, add);
+        if (j + 32 <= N) {
+            low_panel<2>(M, pairs, low_a, a_row, a_col, low_b + j, N, C + j, ldc, add);
+            j += 32;
+        }
+        if (j < N) low_panel<1>(M, pairs, low_a, a_row, a_col, low_b + j, N, C + j, ldc, add);
+        return;
+    }
+#endif
+    (void)packed;
+    gemm(M, N, P, A, transposed ? 1 : lda, transposed ? lda : 1, B, ldb, C, ldc, add);
 }
 
 void transpose(int64_t rows, int64_t cols, const float* x, int64_t ldx, float* out, int64_t ldo) {
@@ -543,6 +636,7 @@ constexpr int64_t BLOCK = 48;  // queries whose scores are in memory at a time: 
 
 struct SoftmaxHead {
     float *q, *k, *kt, *v, *scores, *r_query, *r_key, *bias;
+    int32_t* packed;
     int64_t ld;
     void allocate(const SoftmaxArgs& p) {
         ld = round_up(p.S);
@@ -552,10 +646,15 @@ struct SoftmaxHead {
         r_query = scratch.take(p.L);
         r_key = scratch.take(ld);
         bias = scratch.take(p.frames * ld);
+        packed = reinterpret_cast<int32_t*>(scratch.take(packed_size(p)));
     }
     static size_t size(const SoftmaxArgs& p) {
         const int64_t ld = round_up(p.S);
-        return round_up(p.L * p.K) + 3 * ld * p.K + BLOCK * ld + round_up(p.L) + ld + p.frames * ld + 256;
+        return round_up(p.L * p.K) + 3 * ld * p.K + BLOCK * ld + round_up(p.L) + ld + p.frames * ld +
+               packed_size(p) + 256;
+    }
+    static size_t packed_size(const SoftmaxArgs& p) {  // of the largest pair of operands, see gemm_as
+        return round_up(p.S) * p.K / 2 + BLOCK / 2 * (p.K + round_up(p.S));
     }
 };
 
@@ -595,8 +694,9 @@ void softmax_head_prepare(const SoftmaxArgs& p, SoftmaxHead& s, const X* query, 
 }
 
 // Weights of the queries start .. start + count of one head.
+template <class X>
 void softmax_block(const SoftmaxArgs& p, SoftmaxHead& s, const float* bias, int64_t start, int64_t count) {
-    gemm(count, s.ld, p.K, s.q + start * p.K, p.K, 1, s.kt, s.ld, s.scores, s.ld);
+    gemm_as<X>(false, count, s.ld, p.K, s.q + start * p.K, p.K, s.kt, s.ld, s.scores, s.ld, s.packed);
     softmax_rows(s.scores, s.ld, bias, start, p.L / p.frames, count, p.S);
 }
 
@@ -614,8 +714,8 @@ void softmax_mixer_forward(const SoftmaxArgs& p, const X* query, const X* key, c
                                  value + b * p.S * p.key_row + a * p.K);
             for (int64_t start = 0; start < p.L; start += BLOCK) {
                 const int64_t count = p.L - start < BLOCK ? p.L - start : BLOCK;
-                softmax_block(p, s, bias, start, count);
-                gemm(count, p.K, p.S, s.scores, s.ld, 1, s.v, p.K, o, p.K);
+                softmax_block<X>(p, s, bias, start, count);
+                gemm_as<X>(false, count, p.K, p.S, s.scores, s.ld, s.v, p.K, o, p.K, s.packed);
                 for (int64_t t = 0; t < count; ++t) {
                     const int64_t at = (b * p.L + start + t) * p.N + a;
                     const float g = gate ? sigmoid(load(gate + at)) : 1.0f;
@@ -649,15 +749,15 @@ void softmax_mixer_backward(const SoftmaxArgs& p, const X* grad, const X* query,
                 for (int64_t t = p.S; t < ld; ++t) vt[k * ld + t] = 0;
             for (int64_t start = 0; start < p.L; start += BLOCK) {
                 const int64_t count = p.L - start < BLOCK ? p.L - start : BLOCK;
-                softmax_block(p, s, bias, start, count);
+                softmax_block<X>(p, s, bias, start, count);
                 for (int64_t t = 0; t < count; ++t) {
                     const int64_t at = (b * p.L + start + t) * p.N + a;
                     const float g = gate ? sigmoid(load(gate + at)) : 1.0f;
                     SIMD
                     for (int64_t k = 0; k < K; ++k) go[t * K + k] = load(grad + at * K + k) * g;
                 }
-                gemm(p.S, K, count, s.scores, 1, ld, go, K, gv, K, start > 0);  // to the value
-                gemm(count, ld, K, go, K, 1, vt, ld, gs, ld);                   // to the weights
+                gemm_as<X>(true, p.S, K, count, s.scores, ld, go, K, gv, K, s.packed, start > 0);  // to the value
+                gemm_as<X>(false, count, ld, K, go, K, vt, ld, gs, ld, s.packed);                  // to the weights
                 for (int64_t t = 0; t < count; ++t) {
                     float* g = gs + t * ld;
                     const float* weights = s.scores + t * ld;
@@ -671,8 +771,9 @@ void softmax_mixer_backward(const SoftmaxArgs& p, const X* grad, const X* query,
                         store(grad_gate + at, inner * (1.0f - sigmoid(load(gate + at))));
                     }
                 }
-                gemm(count, K, p.S, gs, ld, 1, s.k, K, gq + start * K, K);
-                gemm(p.S, K, count, gs, 1, ld, s.q + start * K, K, gk, K, start > 0);  // the query is scaled already
+                gemm_as<X>(false, count, K, p.S, gs, ld, s.k, K, gq + start * K, K, s.packed);
+                // The query carries the scale already.
+                gemm_as<X>(true, p.S, K, count, gs, ld, s.q + start * K, K, gk, K, s.packed, start > 0);
             }
             if (p.cos) {
                 turn(gq, p.cos, p.sin, gq, p.L, K, -1.0f);
