@@ -99,7 +99,9 @@ class Trainer:
         buckets = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # gradients are summed where they lie
         # Several CPU processes are joined only when accelerate is told that a CPU is meant.
         self.accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(), mixed_precision=config.mixed_precision, kwargs_handlers=[patience, buckets]
+            cpu=not torch.cuda.is_available(),
+            mixed_precision=config.mixed_precision,
+            kwargs_handlers=[patience, buckets],
         )
         self.device = self.accelerator.device
         self.rank = self.accelerator.process_index
