@@ -17,6 +17,9 @@ RUNG1 = rungs()["rung1"]
 BASE = ClipSpec((ActorSpec("fox", "moves left"),), "snow", "day", camera=(("Static shot",),), seed=5)
 
 
+RIGHT = {"rung1": 0.98, "rung2": 0.98, "rung3": 0.96, "rung4": 0.94}
+
+
 def pixels(spec: ClipSpec) -> np.ndarray:
     return render([spec])[0].add(1).mul(127.5).round().byte().permute(1, 2, 3, 0).numpy()
 
@@ -26,8 +29,8 @@ def softened(frames: np.ndarray, sigma: float, noise: float, rng: np.random.Gene
     return np.stack([np.clip(frame, 0, 255).astype(np.uint8) for frame in blurred])
 
 
-def judged(frames: np.ndarray, spec: ClipSpec) -> dict[str, bool]:
-    return {name: verdict.right for name, verdict in check(frames, 12.0, attributes(spec), RUNG1).items()}
+def judged(frames: np.ndarray, spec: ClipSpec, rung: str = "rung1") -> dict[str, bool]:
+    return {name: verdict.right for name, verdict in check(frames, 12.0, attributes(spec), rungs()[rung]).items()}
 
 
 def accuracy(rung: str, num_clips: int, seed: int, soft: bool = False) -> dict[str, float]:
@@ -67,6 +70,42 @@ def test_a_change_flips_exactly_that_verdict(attribute, changed):
     assert all(judged(pixels(BASE), BASE).values())
     verdicts = judged(pixels(changed), BASE)
     assert [name for name, right in verdicts.items() if not right] == [attribute]
+
+
+MOVER = ClipSpec((ActorSpec("fox", "moves left", "slow"),), "snow", "day", camera=(("Tilt up",),), seed=5)
+PAIR = ClipSpec((ActorSpec("fox"), ActorSpec("whale")), "beach", "day", relation="left of", seed=8)
+ENTRY = ClipSpec((ActorSpec("fox"), ActorSpec("whale")), "desert", "day", event="enters", seed=9)
+NIGHTFALL = ClipSpec((ActorSpec("cow", "jumps", "fast"),), "meadow", "day", event="night falls", seed=3)
+
+
+@pytest.mark.parametrize(
+    ("base", "wrong", "changed"),
+    [
+        (MOVER, {"speed"}, replace(MOVER, actors=(ActorSpec("fox", "moves left", "fast"),))),
+        (MOVER, {"camera"}, replace(MOVER, camera=(("Pedestal up",),))),
+        (MOVER, {"camera"}, replace(MOVER, camera=(("Tilt up", "Zoom in"),))),
+        (PAIR, {"relation"}, replace(PAIR, relation="right of")),
+        (PAIR, {"motion"}, replace(PAIR, actors=(ActorSpec("fox", "spins"), ActorSpec("whale")))),
+        (PAIR, {"actor", "relation"}, replace(PAIR, actors=(ActorSpec("fox"), ActorSpec("lion")))),
+        (ENTRY, {"event"}, replace(ENTRY, event=None, relation="left of")),
+        (ENTRY, {"event", "actor", "count"}, replace(ENTRY, event=None, actors=ENTRY.actors[:1])),
+        (NIGHTFALL, {"event", "light"}, replace(NIGHTFALL, event=None)),
+    ],
+)
+def test_a_change_flips_what_it_concerns_among_everything(base, wrong, changed):
+    assert set(judged(pixels(base), base, "rung4").values()) == {True}
+    verdicts = judged(pixels(changed), base, "rung4")
+    assert {name for name, right in verdicts.items() if not right} == wrong
+
+
+def test_an_actor_that_keeps_its_place_is_trucked_along_with_and_tracked():
+    mover = ActorSpec("car", "moves left", "slow")
+    spec = ClipSpec((mover,), "snow", "day", camera=(("Truck left",),), seed=4)
+    assert judged(pixels(spec), spec, "rung4")["camera"]
+    tracked = replace(spec, actors=(ActorSpec("car", "moves left"),), camera=(("Tracking shot",),))
+    assert judged(pixels(tracked), tracked, "rung4")["camera"]
+    standing = replace(tracked, actors=(ActorSpec("car"),), camera=(("Truck left",),))
+    assert not judged(pixels(standing), tracked, "rung4")["camera"]
 
 
 def test_a_second_actor_changes_the_count():
@@ -117,9 +156,10 @@ def test_frames_of_a_wrong_kind_are_refused():
 
 
 @pytest.mark.slow
-def test_500_fresh_renders():
-    found = accuracy("rung1", 500, seed=200)
-    assert min(found.values()) >= 0.98, found
+@pytest.mark.parametrize(("rung", "clips"), [("rung1", 500), ("rung2", 250), ("rung3", 250), ("rung4", 500)])
+def test_fresh_renders_of_every_rung_are_right(rung, clips):
+    found = accuracy(rung, clips, seed=200)
+    assert min(found.values()) >= RIGHT[rung], found
 
 
 @pytest.mark.slow
@@ -129,21 +169,26 @@ def test_150_softened_renders():
 
 
 @pytest.mark.slow
-def test_fakes_are_wrong():
+@pytest.mark.parametrize("rung", ["rung1", "rung4"])
+def test_fakes_are_wrong(rung):
     generator, rng = random.Random(7), np.random.default_rng(7)
+    vocabulary = rungs()[rung]
     fooled: Counter[str] = Counter()
     clips = 60
     for _ in range(clips):
-        spec = sample_spec(generator, RUNG1)
+        spec = sample_spec(generator, vocabulary)
+        while len(spec.actors) > 1:
+            spec = sample_spec(generator, vocabulary)
         frames = pixels(spec)
-        name = generator.choice([actor for actor in RUNG1.actors if actor != spec.actors[0].name])
+        name = generator.choice([actor for actor in vocabulary.actors if actor != spec.actors[0].name])
         other = replace(spec, actors=(replace(spec.actors[0], name=name),), seed=generator.choice((spec.seed, 1)))
-        fooled["blend"] += judged(((frames.astype(int) + pixels(other)) // 2).astype(np.uint8), spec)["actor"]
+        blend = ((frames.astype(int) + pixels(other)) // 2).astype(np.uint8)
+        fooled["blend"] += judged(blend, spec, rung)["actor"] or judged(blend, other, rung)["actor"]
         vanished = frames.copy()
         vanished[9:] = pixels(replace(spec, actors=()))[9:]
-        fooled["vanish"] += judged(vanished, spec)["actor"]
+        fooled["vanish"] += judged(vanished, spec, rung)["actor"]
         if spec.actors[0].motion != "stays" or spec.camera != (("Static shot",),):
-            fooled["shuffle"] += all(judged(frames[rng.permutation(17)], spec).values())
+            fooled["shuffle"] += all(judged(frames[rng.permutation(17)], spec, rung).values())
         noise = rng.integers(0, 256, frames.shape, dtype=np.uint8)
-        fooled["noise"] += any(judged(noise, spec).values())
+        fooled["noise"] += any(judged(noise, spec, rung).values())
     assert max(fooled.values()) <= 0.02 * clips, fooled

@@ -10,6 +10,8 @@ from videogen.data.stage import ClipSpec, held_out_pairs, rungs
 from videogen.evaluation.stage_suite import (
     KINDS,
     SuiteSettings,
+    build_prompts,
+    chance,
     clip_seed,
     format_table,
     load_prompts,
@@ -32,6 +34,11 @@ def test_lists_are_balanced_and_honest(split):
             assert spec.scene in vocabulary.scenes
             assert bool(held_out_pairs(spec)) == (prompt.kind == "pairs") or prompt.kind == "strangers"
             assert ("identity" in prompt.asked) == (prompt.reference is not None) == (prompt.kind == "strangers")
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_lists_are_made_by_this_grammar(split):
+    assert build_prompts(split) == [prompt for rung in rungs() for prompt in load_prompts(split, rung)]
 
 
 def test_dev_and_test_differ():
@@ -101,3 +108,27 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
     assert json.dumps(again) == json.dumps(summary)
     with pytest.raises(ValueError, match="`folder` must be new or belong to the same run"):
         run_suite(SuiteSettings(num_prompts=3, seeds=1, source="renders", split="test"), tmp_path)
+
+
+def test_chance_follows_from_the_prompts():
+    results = [_result(name, 0, True, name) for name in ("snow", "snow", "beach", "city")]
+    # Of the 12 ordered pairs of different prompts, two ask for the same scene.
+    assert chance(results) == {
+        "scene": pytest.approx(2 / 12, abs=1e-4),
+        "count": 1,
+        "all": pytest.approx(2 / 12, abs=1e-4),
+    }
+    always_snow = [{**result, "seen": {"scene": "snow", "count": 1}} for result in results]
+    assert summarise(always_snow)["shuffled"]["scene"] == 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rung", "num_prompts"), [("rung1", 100), ("rung4", 150)])
+def test_shuffled_prompts_fall_to_chance(rung, num_prompts, tmp_path):
+    settings = SuiteSettings(
+        rung=rung, num_prompts=num_prompts, seeds=1, source="renders", kinds=("seen", "pairs", "words")
+    )
+    shuffled = run_suite(settings, tmp_path)["shuffled"]
+    expected = chance(list(load_results(tmp_path).values()))
+    assert set(shuffled) == set(expected)
+    assert {key: shuffled[key] - expected[key] for key in expected if abs(shuffled[key] - expected[key]) > 0.03} == {}

@@ -98,6 +98,23 @@ def test_captions_tell_what_they_should(language):
         caption(_spec(), generator, "de")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("noun", "said"),
+    [
+        ("unicorn", "a unicorn"),
+        ("UFO", "a UFO"),
+        ("eucalyptus eater", "a eucalyptus eater"),
+        ("umbrella", "an umbrella"),
+        ("owl", "an owl"),
+        ("omnibus", "an omnibus"),
+        ("hourglass", "an hourglass"),
+        ("honeybee", "a honeybee"),
+    ],
+)
+def test_the_article_goes_by_sound(noun, said):
+    assert grammar._with_article(noun) == said
+
+
 def test_every_word_has_a_table_entry():
     for table in (grammar._SCENES_EN, grammar._SCENES_ZH):
         assert set(table) == set(SCENES)

@@ -1,8 +1,9 @@
 """Measures a model on Stage: sample, encode, decode, check, count.
 
-The prompts are fixed: `videogen/assets/stage/prompts_{dev,test}.jsonl`, made once by `build_prompts` and hashed into every report. For each rung
-they hold four kinds, interleaved so that any first N are balanced: `seen` (pairs of attributes that training shows), `pairs` (at least one pair
-that it never shows), `words` (only synonyms and word orders that it never shows) and `strangers` (a picture of an actor that it never shows).
+The prompts are fixed: `videogen/assets/stage/prompts_{dev,test}.jsonl`, made by `build_prompts` and hashed into every report;
+`PROMPTS_VERSION` counts their versions, and results of different versions do not compare. For each rung they hold four kinds, interleaved so
+that any first N are balanced: `seen` (pairs of attributes that training shows), `pairs` (at least one pair that it never shows), `words` (only
+synonyms and word orders that it never shows) and `strangers` (a picture of an actor that it never shows).
 
 The unit is the prompt: with one clip each the interval is Wilson's, with several it is a bootstrap over prompts. A clip that cannot be made or
 read is wrong in everything.
@@ -37,6 +38,8 @@ from videogen.evaluation.statistics import wilson
 ATTRIBUTES = ("actor", "scene", "light", "motion", "speed", "camera", "count", "relation", "event", "identity", "all")
 KINDS = ("seen", "pairs", "words", "strangers")
 PROMPTS_PER_RUNG = 350
+PROMPTS_VERSION = 2  # 1 said "an unicorn"
+_SHUFFLES = 25
 _CYCLE = ("seen", "seen", "pairs", "seen", "words", "seen", "strangers")
 Source = Literal["model", "renders", "tokenizer"]
 
@@ -192,7 +195,12 @@ def run_suite(
         raise ValueError("`seeds`, `workers` and `batch_size` must be at least 1.")
     folder = Path(folder)
     prompts = [p for p in load_prompts(settings.split, settings.rung, settings.num_prompts) if p.kind in settings.kinds]
-    about = {"suite": suite_hash(settings.split), "weights": _weights_hash(settings), **asdict(settings)}
+    about = {
+        "suite": suite_hash(settings.split),
+        "prompts_version": PROMPTS_VERSION,
+        "weights": _weights_hash(settings),
+        **asdict(settings),
+    }
     about = json.loads(json.dumps(about))
     _claim(folder, about)
     jobs = [(prompt, index) for index in range(settings.seeds) for prompt in prompts]
@@ -407,7 +415,7 @@ def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         One object per attribute with `accuracy`, `low`, `high`, `n` (clips); `kinds`: the same for each kind of prompt; `shuffled`: accuracy when every
-        clip is compared with another prompt; `undetermined`: share of verdicts that saw nothing clear.
+        clip is compared with other prompts; `undetermined`: share of verdicts that saw nothing clear.
     """
     texts = [result for result in results if result["kind"] != "strangers"]
     table: dict[str, Any] = _table(texts)
@@ -457,21 +465,40 @@ def _bootstrap(prompts: list[list[bool]], samples: int = 10_000) -> tuple[float,
 
 
 def _shuffled(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The floor: each clip's sights compared with what another prompt asked for."""
+    """The floor: each clip's sights compared with what other prompts asked for, each with up to `_SHUFFLES` others."""
     order = list(range(len(results)))
     random.Random(0).shuffle(order)
     hits: dict[str, list[bool]] = {}
-    for index, other in zip(order, order[1:] + order[:1], strict=True):
-        seen, asked = results[index]["seen"], results[other]["asked"]
-        rights = []
-        for key, wish in asked.items():
-            if key not in ATTRIBUTES or key not in seen:
-                continue
-            right = _agrees(key, seen[key], wish, asked)
-            hits.setdefault(key, []).append(right)
-            rights.append(right)
-        hits.setdefault("all", []).append(all(rights))
+    for turn in range(1, min(len(order) - 1, _SHUFFLES) + 1):
+        for index, other in zip(order, order[turn:] + order[:turn], strict=True):
+            seen, asked = results[index]["seen"], results[other]["asked"]
+            rights = []
+            for key, wish in asked.items():
+                if key not in ATTRIBUTES or key not in seen:
+                    continue
+                right = _agrees(key, seen[key], wish, asked)
+                hits.setdefault(key, []).append(right)
+                rights.append(right)
+            hits.setdefault("all", []).append(all(rights))
     return {key: round(float(np.mean(values)), 4) for key, values in hits.items()}
+
+
+def chance(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What `summarise`'s `shuffled` would be, were every clip exactly what its own prompt asked for and every checker right.
+
+    It follows from the prompts alone. Checkers that report what they see are within a few points of it; one that leans towards what is
+    asked, or always answers the same, is not.
+    """
+    perfect = []
+    for result in results:
+        asked = result["asked"]
+        truth = dict(asked)
+        if "actor" in asked:
+            truth["actor"] = [asked[key] for key in ("actor", "second_actor") if key in asked]
+        if "camera" in asked:
+            truth["camera"] = [sorted(set(group) - {"Static shot"}) for group in asked["camera"]]
+        perfect.append({"seen": truth, "asked": asked})
+    return _shuffled(perfect)
 
 
 def _agrees(key: str, seen: Any, wish: Any, asked: Mapping[str, Any]) -> bool:

@@ -7,6 +7,7 @@ tells it then, or nobody does). With `held_out=True` only synonyms and word orde
 from __future__ import annotations
 
 import random
+import re
 from typing import Literal
 
 from videogen.data.stage.actors import load_actors
@@ -183,8 +184,14 @@ def _actor_names(generator: random.Random, name: str, language: Language, held_o
     return used[0] if generator.random() < 0.5 else generator.choice(used)
 
 
+# The article goes by sound: written with a vowel but spoken "you" (unicorn, UFO, eucalyptus), or with a silent h.
+_SPOKEN_YOU = re.compile(r"(uni(?![nm])|ufo|uku|use|eu|ewe)", re.IGNORECASE)
+_SILENT_H = re.compile(r"(hour|honest|honou?r|heir)", re.IGNORECASE)
+
+
 def _with_article(noun: str) -> str:
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+    vowel = noun[0].lower() in "aeiou" and not _SPOKEN_YOU.match(noun)
+    return f"{'an' if vowel or _SILENT_H.match(noun) else 'a'} {noun}"
 
 
 def _camera_words(generator: random.Random, spec: ClipSpec, language: Language, held_out: bool) -> str:

@@ -11,8 +11,9 @@ Positions and sizes are in screen units: the frame is 2 high, (0, 0) its centre,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 import numpy as np
@@ -25,10 +26,19 @@ from videogen.data.stage.actors import load_sprite
 TINTS = ((1.0, 1.0, 1.0), (1.0, 0.84, 0.72), (0.62, 0.68, 0.88))  # day, sunset, night, as the renderer lights actors
 _MIXED_TINTS = (*TINTS, (0.87, 0.89, 0.96), (0.75, 0.79, 0.92))  # and while night falls
 _COARSE = 32  # rows of a reduced frame
-_DIAMETERS = (7, 8, 10, 12, 14, 17, 20, 24)  # of the coarse templates, in pixels of the reduced frame
-_GRID = 18  # points across a fine template
-SECOND_SCORE = 0.8  # a second actor needs this concordance
-SECOND_HALF = 0.24  # and this size: the moon is no penguin
+_DIAMETERS = (7, 8, 10, 12)  # of the coarse templates, in pixels of a reduced frame and of one half as large again
+_LEVELS = 2
+_CLIMB_GRID, _GRID = 12, 18  # points across a template: while looking for the pose, and for the final comparison
+SECOND_HALF = 0.24  # a second actor is at least this large: the moon is no penguin
+_WORTH_FOLLOWING = 0.82  # concordance plus half the evidence that a second actor shows in one of the frames looked at
+_CLEAR = 0.9  # and that any actor shows somewhere, so that it pays to mend its track
+_TRIES = 4  # names that are followed
+_SURE = (
+    0.75,
+    0.88,
+)  # a track begins and ends with this share of its best score; one may come in where another seemed to be
+_OFF_LINE = 0.08  # a jump off the line through the frames before, in `half`
+_PREFERENCE = 0.12  # how much worse the pose on that line may be
 _SOFTNESS = 3
 _VISIBLE = 0.4  # share of the sprite that must lie inside the frame to be judged
 
@@ -79,75 +89,93 @@ class ActorBank:
         self.owner = torch.tensor(owners)
         self.templates_of = [torch.nonzero(self.owner == index)[:, 0] for index in range(len(self.names))]
         premultiplied = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], 1)
-        self.fine = _statistics(F.interpolate(premultiplied, (_GRID, _GRID), mode="area"))
+        self.fine = {g: _statistics(F.interpolate(premultiplied, (g, g), mode="area")) for g in (_CLIMB_GRID, _GRID)}
         self.coarse = {d: _statistics(F.interpolate(premultiplied, (d, d), mode="area")) for d in _DIAMETERS}
-        # The coarse search takes every sixth picture of an animation.
-        self.first = torch.cat([templates[::6] for templates in self.templates_of])
+        # The coarse search takes every fourth picture of an animation.
+        self.first = torch.cat([templates[::4] for templates in self.templates_of])
+        self.first_of = [torch.nonzero(self.owner[self.first] == index)[:, 0] for index in range(len(self.names))]
 
-    def search(self, frames: Tensor, templates: Tensor, diameters: Sequence[int] = _DIAMETERS) -> tuple[Tensor, Tensor]:
+    def search(
+        self, frames: Tensor, templates: Tensor, halves: tuple[float, float] = (0.0, math.inf)
+    ) -> list[tuple[Tensor, Tensor]]:
         """Best size of templates at every place of coarse frames.
 
         Args:
             frames: [n, 3, 32, w], already divided by the tint.
             templates: [t] indices.
-            diameters: The sizes to look for, a part of `_DIAMETERS`.
+            halves: Least and largest size to look for, in screen units.
 
         Returns:
-            Concordance plus half the evidence [n, t, 32, w] and the index of the diameter [n, t, 32, w].
+            For each level of the pyramid: concordance plus half the evidence [n, t, h, w] and the diameter [n, t, h, w] in its pixels.
         """
-        n, _, height, width = frames.shape
-        best = torch.full((n, len(templates), height, width), -2.0)
-        which = torch.zeros(best.shape, dtype=torch.long)
-        sources = torch.cat([frames.reshape(-1, 1, height, width), frames.square().sum(1, keepdim=True)])
-        for index, diameter in enumerate(_DIAMETERS):
-            if diameter not in diameters:
-                continue
-            stats = self.coarse[diameter].chosen(templates)
-            before, after = (diameter - 1) // 2, diameter - 1 - (diameter - 1) // 2
-            sides = (before, after, before, after)
-            padded = F.pad(sources, sides, mode="replicate")
-            sums = F.conv2d(padded, stats.alpha)
-            box = _box_sums(padded, diameter)
-            score, _, evidence = _compare(
-                F.conv2d(F.pad(frames, sides, mode="replicate"), stats.colour),
-                sums[: 3 * n].view(n, 3, *sums.shape[1:]),
-                sums[3 * n :],
-                stats.weight.view(1, -1, 1, 1),
-                stats.means.T.reshape(1, 3, -1, 1, 1),
-                stats.energy.view(1, -1, 1, 1),
-                box[: 3 * n].view(n, 3, *box.shape[1:]),
-                box[3 * n :],
-                torch.tensor(float(diameter**2)),
-            )
-            score += 0.5 * evidence.clamp(min=-1)
-            which[score > best] = index
-            best = torch.maximum(best, score)
-        return best, which
+        found = []
+        for level in range(_LEVELS):
+            if level:
+                frames = F.interpolate(frames, (frames.shape[2] // 2, round(frames.shape[3] / 2)), mode="area")
+            n, _, height, width = frames.shape
+            best = torch.full((n, len(templates), height, width), -2.0)
+            which = torch.zeros(best.shape, dtype=torch.uint8)
+            sources = torch.cat([frames.reshape(-1, 1, height, width), _over_channels(frames.square())[:, None]])
+            for diameter in _DIAMETERS:
+                if halves[0] <= diameter / height <= halves[1]:
+                    score = self._search_one(frames, sources, templates, diameter)
+                    which.masked_fill_(score > best, diameter)
+                    best = torch.maximum(best, score)
+            found.append((best, which))
+        return found
 
-    def measure(self, images: Tensor, poses: Tensor, templates: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _search_one(self, frames: Tensor, sources: Tensor, templates: Tensor, diameter: int) -> Tensor:
+        n = len(frames)
+        stats = self.coarse[diameter].chosen(templates)
+        before, after = (diameter - 1) // 2, diameter - 1 - (diameter - 1) // 2
+        sides = (before, after, before, after)
+        padded = F.pad(sources, sides, mode="replicate")
+        sums = F.conv2d(padded, stats.alpha)
+        box = _box_sums(padded, diameter)
+        score, _, evidence = _compare(
+            F.conv2d(F.pad(frames, sides, mode="replicate"), stats.colour),
+            sums[: 3 * n].view(n, 3, *sums.shape[1:]),
+            sums[3 * n :],
+            stats.weight.view(1, -1, 1, 1),
+            stats.means.T.reshape(1, 3, -1, 1, 1),
+            stats.energy.view(1, -1, 1, 1),
+            box[: 3 * n].view(n, 3, *box.shape[1:]),
+            box[3 * n :],
+            torch.tensor(float(diameter**2)),
+        )
+        return score.add_(evidence.clamp_(min=-1), alpha=0.5)
+
+    def measure(
+        self, images: Tensor, poses: Tensor, templates: Tensor, grid: int = _GRID
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Compares templates with frames at poses.
 
         Args:
             images: [n, 3, H, W], divided by the tint.
             poses: [n, P, 4] as x, y, half, angle.
             templates: [t] indices.
+            grid: Points across a template, `_GRID` or `_CLIMB_GRID`.
 
         Returns:
             Concordance, gain, evidence and the share of each template inside the frame; [n, P, t] each.
         """
-        values, inside = _sampled(images, poses)  # [n, 3, P, G*G], [n, P, G*G]
-        colour, alpha = self.fine.colour[templates].flatten(2), self.fine.alpha[templates].flatten(1)
-        squares = values.square().sum(1)
+        values, inside = _sampled(images, poses, grid)  # [n, 3, P, G*G], [n, P, G*G]
+        stats = self.fine[grid]
+        colour, alpha = stats.colour[templates].flatten(2), stats.alpha[templates].flatten(1)
+        squares = _over_channels(values.square())
         weight = inside @ alpha.T
-        cross = torch.stack([values[:, c] @ colour[:, c].T for c in range(3)]).sum(0)
-        energy = inside @ (colour.square() / alpha[:, None].clamp(min=1e-3)).sum(1).T
-        means = torch.stack([inside @ colour[:, c].T for c in range(3)], 1)
-        around = values.sum(-1, keepdim=True)
         compared = _compare(
-            cross, values @ alpha.T, squares @ alpha.T, weight, means, energy, around, squares.sum(-1, keepdim=True),
+            values[:, 0] @ colour[:, 0].T + values[:, 1] @ colour[:, 1].T + values[:, 2] @ colour[:, 2].T,
+            values @ alpha.T,
+            squares @ alpha.T,
+            weight,
+            torch.stack([inside @ colour[:, c].T for c in range(3)], 1),
+            inside @ stats.squares[templates].flatten(1).T,
+            values.sum(-1, keepdim=True),
+            squares.sum(-1, keepdim=True),
             inside.sum(-1, keepdim=True),
-        )  # fmt: skip
-        return *compared, weight / alpha.sum(1)
+        )
+        return *compared, weight / stats.weight[templates]
 
 
 @dataclass(frozen=True)
@@ -156,17 +184,23 @@ class _Statistics:
     alpha: Tensor  # [T, 1, d, d]
     weight: Tensor  # [T] sum of alpha
     means: Tensor  # [T, 3] sums of the premultiplied colour
-    energy: Tensor  # [T] sum of alpha * colour^2
+    squares: Tensor  # [T, d, d] alpha * colour^2
+    energy: Tensor  # [T] its sum
 
     def chosen(self, index: Tensor) -> _Statistics:
-        return _Statistics(*(getattr(self, f)[index] for f in ("colour", "alpha", "weight", "means", "energy")))
+        return _Statistics(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
 def _statistics(premultiplied: Tensor) -> _Statistics:
     alpha = premultiplied[:, 3:] ** _SOFTNESS  # pixels mixed with the background count for little
     colour = premultiplied[:, :3] / premultiplied[:, 3:].clamp(min=1e-3) * alpha
-    energy = (colour.square() / alpha.clamp(min=1e-3)).sum((1, 2, 3))
-    return _Statistics(colour, alpha, alpha.sum((1, 2, 3)), colour.sum((2, 3)), energy)
+    squares = (colour.square() / alpha.clamp(min=1e-3)).sum(1)
+    return _Statistics(colour, alpha, alpha.sum((1, 2, 3)), colour.sum((2, 3)), squares, squares.sum((1, 2)))
+
+
+def _over_channels(values: Tensor) -> Tensor:
+    """Sum over the three channels in dimension 1; several times faster than `sum`."""
+    return values[:, 0] + values[:, 1] + values[:, 2]
 
 
 def _box_sums(images: Tensor, size: int) -> Tensor:
@@ -197,43 +231,46 @@ def _compare(
     of the image in the sprite's square: `around`, `around_square` over `area`.
     """
     weight = weight.clamp(min=1e-3)
+    per_weight = 1 / weight
     floor = 1e-3 * weight
-    both = totals.sum(1) * means.sum(1) / (1.5 * weight)
+    both = _over_channels(totals) * (_over_channels(means) * per_weight / 1.5)
     joint = (2 * cross - both) / (square + energy - both + floor)
-    covariance = cross - (totals * means).sum(1) / weight
-    total_square = totals.square().sum(1)
-    template_variance = energy - means.square().sum(1) / weight
-    within = 2 * covariance / (square - total_square / weight + template_variance + floor)
+    covariance = cross - _over_channels(totals * means) * per_weight
+    total_square = _over_channels(totals.square())
+    template_variance = energy - _over_channels(means.square()) * per_weight
+    within = 2 * covariance / (square - total_square * per_weight + template_variance + floor)
     # Evidence: one minus (error of the sprite on a plain ground) / (error of a plain ground).
-    nothing = around_square - around.square().sum(1) / area
-    ground = around_square - square - (around - totals).square().sum(1) / (area - weight).clamp(min=1e-3)
+    nothing = around_square - _over_channels(around.square()) / area
+    ground = around_square - square - _over_channels((around - totals).square()) / (area - weight).clamp(min=1e-3)
     sprite = square - 2 * cross + energy
     evidence = 1 - (sprite.clamp(min=0) + ground.clamp(min=0)) / (nothing + 1e-3 * area)
     return (joint + within) / 2, covariance / template_variance.clamp(min=1e-6), evidence
 
 
-@lru_cache(maxsize=1)
-def _grid_points() -> Tensor:
-    line = (torch.arange(_GRID) + 0.5) / _GRID * 2 - 1
+@lru_cache(maxsize=2)
+def _grid_points(grid: int) -> Tensor:
+    line = (torch.arange(grid) + 0.5) / grid * 2 - 1
     return torch.stack(torch.meshgrid(line, line, indexing="xy"), -1).reshape(-1, 2)  # x, y
 
 
-def _sampled(images: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
+def _sampled(images: Tensor, poses: Tensor, grid: int) -> tuple[Tensor, Tensor]:
     height, width = images.shape[2:]
-    points = _grid_points()
+    points = _grid_points(grid)
     cos, sin = poses[..., 3, None].cos(), poses[..., 3, None].sin()
     x = poses[..., 0, None] + poses[..., 2, None] * (cos * points[:, 0] - sin * points[:, 1])
     y = poses[..., 1, None] + poses[..., 2, None] * (sin * points[:, 0] + cos * points[:, 1])
-    grid = torch.stack([x * (height / width), y], -1)  # [n, P, G*G, 2]
-    values = F.grid_sample(images, grid, align_corners=False, padding_mode="border")  # [n, 3, P, G*G]
-    inside = (grid.abs().amax(-1) <= 1).float()
+    x = x * (height / width)
+    places = torch.stack([x, y], -1)  # [n, P, G*G, 2]
+    values = F.grid_sample(images, places, align_corners=False, padding_mode="border")  # [n, 3, P, G*G]
+    inside = ((x.abs() <= 1) & (y.abs() <= 1)).float()
     return values * inside[:, None], inside
 
 
 def find_actors(
     frames: np.ndarray,
     bank: ActorBank,
-    light: int,
+    tints: np.ndarray,
+    accept: Callable[[ActorTrack, int], bool],
     wanted: Sequence[str] = (),
     turning: bool = True,
     max_actors: int = 2,
@@ -243,40 +280,53 @@ def find_actors(
     Args:
         frames: uint8 [F, H, W, 3].
         bank: What may be found.
-        light: Index into `TINTS`: how the scene seems to be lit.
+        tints: Colour of the light on the actors in every frame, [F, 3].
+        accept: Whether a track, after so many others, is clear enough to count; each place gets several tries.
         wanted: Names that are compared in any case; they get no advantage otherwise.
         turning: Whether actors may be turned.
         max_actors: Stop after so many.
     """
     video = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 255
-    lit = video / torch.tensor(TINTS[light]).view(3, 1, 1)
+    lit = video / torch.from_numpy(tints.astype(np.float32))[:, :, None, None]
     num_frames, _, height, width = lit.shape
     small = F.interpolate(lit, (_COARSE, round(_COARSE * width / height)), mode="area")
     looked_at = sorted({0, num_frames // 2, num_frames - 1})
-    maps, sizes = bank.search(small[looked_at], bank.first)
+    maps = bank.search(small[looked_at], bank.first)
     tracks: list[ActorTrack] = []
-    for _ in range(max_actors):
-        if tracks:
-            maps[torch.tensor(_DIAMETERS)[sizes] / maps.shape[2] < SECOND_HALF] = -2.0
-        likely = []
-        for name in _likely(bank, maps, wanted):
-            own = bank.owner[bank.first] == name
-            poses = _places(maps[:, own], sizes[:, own])
-            poses, score = _climb(bank, lit[looked_at], bank.templates_of[name], poses)
-            likely.append((max(float(score.mean()), float(score.max()) - 0.3), name, poses, score))
-        likely.sort(key=lambda item: -item[0])
-        if tracks and likely[0][0] < SECOND_SCORE - 0.1:
-            break
-        likely = [item for item in likely[:3] if item[0] > likely[0][0] - 0.2]
-        followed = [_follow(bank, lit, small, name, looked_at, poses, score) for _, name, poses, score in likely]
-        if turning:
-            followed = [_follow_turning(bank, lit, track) for track in followed]
+    for index in range(max_actors):
+        if index:  # the moon is no second penguin
+            maps = [(score.masked_fill(size < SECOND_HALF * score.shape[2], -2.0), size) for score, size in maps]
+        candidates = []
+        for name in _likely(bank, maps, wanted, everywhere=index > 0):
+            starts = torch.cat([_places([level], bank.first_of[name]) for level in maps])
+            images = lit[looked_at].repeat(len(maps), 1, 1, 1)
+            poses, score = _climb(bank, images, bank.templates_of[name], starts, steps=2)
+            score, level = score.view(len(maps), -1).max(0)
+            poses = poses.view(len(maps), -1, 4)[level, torch.arange(len(looked_at))]
+            # A first actor should be there throughout; a second one may come in.
+            whole = float(score.max()) if index else max(float(score.mean()), float(score.max()) - 0.3)
+            candidates.append((whole, name, poses, score))
+        candidates.sort(key=lambda item: -item[0])
+        least = max(candidates[0][0] - 0.2, _WORTH_FOLLOWING if index else -2.0)
+        followed = []
+        for whole, name, poses, score in candidates[:_TRIES]:
+            if whole < least:
+                break
+            track = _follow(bank, lit, small, name, looked_at, poses, score)
+            if turning and float(score.max()) > _CLEAR:
+                track = _follow_turning(bank, lit, track)
+            followed.append(track)
         followed.sort(key=lambda track: -_quality(track))
-        track = _trimmed(_with_rivals(bank, video, followed[0]))
-        if any(_same_place(track, other) for other in tracks):
+        for track in followed:
+            whole_track = _with_rivals(bank, video, _polished(bank, lit, track))
+            ways = (_trimmed(whole_track, share) for share in _SURE)
+            fitting = (t for t in ways if not any(_same_place(t, other) for other in tracks) and accept(t, index))
+            if (accepted := next(fitting, None)) is not None:
+                tracks.append(accepted)
+                _blank(maps, accepted, looked_at)
+                break
+        if not tracks:
             break
-        tracks.append(track)
-        _blank(maps, track, looked_at)
     return tracks
 
 
@@ -291,13 +341,14 @@ def _same_place(a: ActorTrack, b: ActorTrack) -> bool:
     return bool(both.any()) and float(np.median(distance[both])) < 0.45
 
 
-def _likely(bank: ActorBank, maps: Tensor, wanted: Sequence[str]) -> list[int]:
-    """The names worth following: best on the whole, best in the first and in the last frame, and those asked for."""
-    score = maps.flatten(2).amax(-1)  # [n, T]
-    by_name = torch.full((len(maps), len(bank.names)), -2.0)
-    by_name.scatter_reduce_(1, bank.owner[bank.first].expand(len(maps), -1), score, "amax")
+def _likely(bank: ActorBank, maps: list[tuple[Tensor, Tensor]], wanted: Sequence[str], everywhere: bool) -> list[int]:
+    """The names worth following: best on the whole, best in the first and in the last frame (or `everywhere`), and those asked for."""
+    score = torch.stack([level.flatten(2).amax(-1) for level, _ in maps]).amax(0)  # [n, T]
+    by_name = torch.full((len(score), len(bank.names)), -2.0)
+    by_name.scatter_reduce_(1, bank.owner[bank.first].expand(len(score), -1), score, "amax")
     chosen = {bank.names.index(name) for name in wanted}
-    for values, count in ((by_name.mean(0), 2), (by_name[0], 3), (by_name[-1], 1)):
+    counts = [(by_name[k], 3 if everywhere or k == 0 else 1) for k in range(len(by_name)) if everywhere or k != 1]
+    for values, count in ((by_name.mean(0), 2), *counts):
         chosen |= set(values.topk(min(count, len(bank.names))).indices.tolist())
     return sorted(chosen)
 
@@ -312,6 +363,8 @@ def _offsets(reach: int, step: float, scales: tuple[float, ...], angles: tuple[f
 
 _CLIMB = (1, 2.0, (-0.08, 0.0, 0.08), (0.0,))
 _NARROW = (1, 0.7, (-0.03, 0.0, 0.03), (0.0,))
+_POLISH = (1, 0.4, (-0.015, 0.0, 0.015), (0.0,))
+_POLISH_TURNED = (1, 0.4, (-0.015, 0.0, 0.015), tuple(np.deg2rad((-2.0, 0.0, 2.0)).tolist()))
 _RIVAL = (1, 1.5, (-0.1, 0.1), (0.0,))
 _TURN = (1, 1.5, (0.0,), tuple(np.deg2rad(range(-42, 43, 7)).tolist()))
 _TURN_FINE = (1, 0.7, (-0.03, 0.0, 0.03), tuple(np.deg2rad((-4.0, 0.0, 4.0)).tolist()))
@@ -324,10 +377,12 @@ def _moved(poses: Tensor, offsets: Tensor) -> Tensor:
     return moved
 
 
-def _best(bank: ActorBank, images: Tensor, templates: Tensor, poses: Tensor, offsets: tuple) -> tuple[Tensor, Tensor]:
+def _best(
+    bank: ActorBank, images: Tensor, templates: Tensor, poses: Tensor, offsets: tuple, grid: int = _CLIMB_GRID
+) -> tuple[Tensor, Tensor]:
     """The best of the poses around each frame's pose: [n, 4] and its score [n], -2 where it is out of sight."""
     moved = _moved(poses, _offsets(*offsets))
-    score, _, evidence, inside = bank.measure(images, moved, templates)
+    score, _, evidence, inside = bank.measure(images, moved, templates, grid)
     score = torch.where(inside > _VISIBLE, score + 0.5 * evidence.clamp(min=-1), -2.0).amax(2)
     best = score.argmax(1)
     every = torch.arange(len(poses))
@@ -335,27 +390,32 @@ def _best(bank: ActorBank, images: Tensor, templates: Tensor, poses: Tensor, off
 
 
 def _climb(bank: ActorBank, images: Tensor, templates: Tensor, poses: Tensor, steps: int = 4) -> tuple[Tensor, Tensor]:
-    score = torch.full((len(poses),), -2.0)
+    poses, score = poses.clone(), torch.full((len(poses),), -2.0)
+    rising = torch.arange(len(poses))
     for _ in range(steps):
-        better, better_score = _best(bank, images, templates, poses, _CLIMB)
-        gained = better_score > score + 1e-4
-        if not bool(gained.any()):
+        better, better_score = _best(bank, images[rising], templates, poses[rising], _CLIMB)
+        gained = better_score > score[rising] + 1e-4
+        rising = rising[gained]
+        if not len(rising):
             break
-        poses = torch.where(gained[:, None], better, poses)
-        score = torch.maximum(score, better_score)
+        poses[rising], score[rising] = better[gained], better_score[gained]
     return _best(bank, images, templates, poses, _NARROW)
 
 
-def _places(maps: Tensor, sizes: Tensor) -> Tensor:
-    """Best place in each coarse frame, over the given templates: poses [n, 4]."""
-    n, _, height, width = maps.shape
-    flat = maps.flatten(1).argmax(1)
-    diameter = torch.tensor(_DIAMETERS)[sizes.flatten(1)[torch.arange(n), flat]].float()
-    place = flat % (height * width)
-    shift = torch.where(diameter % 2 == 0, 1.0, 0.5)  # the template's centre within the pixel
-    y = (place // width + shift) / height * 2 - 1
-    x = ((place % width + shift) / width * 2 - 1) * width / height
-    return torch.stack([x, y, diameter / height, torch.zeros(n)], 1)
+def _places(maps: list[tuple[Tensor, Tensor]], templates: Tensor) -> Tensor:
+    """Best place in each coarse frame, over the given columns of the maps: poses [n, 4]."""
+    scores, poses = [], []
+    for score, size in maps:
+        n, _, height, width = score.shape
+        best, flat = score[:, templates].flatten(1).max(1)
+        diameter = size[:, templates].flatten(1)[torch.arange(n), flat].float()
+        place = flat % (height * width)
+        shift = torch.where(diameter % 2 == 0, 1.0, 0.5)  # the template's centre within the pixel
+        y = (place // width + shift) / height * 2 - 1
+        x = ((place % width + shift) / width * 2 - 1) * width / height
+        scores.append(best)
+        poses.append(torch.stack([x, y, diameter.clamp(min=_DIAMETERS[0]) / height, torch.zeros(n)], 1))
+    return torch.stack(poses)[torch.stack(scores).argmax(0), torch.arange(len(poses[0]))]
 
 
 def _follow(
@@ -363,7 +423,8 @@ def _follow(
 ) -> ActorTrack:
     """One actor in all frames, given poses and scores in the `known` ones.
 
-    First tries straight paths between them; where that is poor the coarse search of that frame, and last the neighbours' poses.
+    First tries straight paths between them; where that is poor the coarse search of that frame, and last the neighbours' poses. A frame whose
+    pose lies off the neighbours' line goes back to that line unless it is clearly worse there.
     """
     templates = bank.templates_of[name]
     n = len(lit)
@@ -374,23 +435,41 @@ def _follow(
     poor = torch.nonzero(score < max(1.0, float(score.max()) - 0.15))[:, 0]
     if len(poor):
         middle = float(poses[score.argmax(), 2])
-        diameters = [d for d in _DIAMETERS if 0.6 < d / _COARSE / middle < 1.6]
-        found = _places(*bank.search(small[poor], bank.first[bank.owner[bank.first] == name], diameters))
+        maps = bank.search(small[poor], bank.first[bank.first_of[name]], (0.6 * middle, 1.6 * middle))
+        found = _places(maps, torch.arange(len(bank.first_of[name])))
         poses, score = _improved(bank, lit, templates, poses, score, poor, found)
+    if score.max() < _CLEAR:
+        return _track(bank, name, poses, score)
     for direction in (1, -1):
         for _ in range(2):
             before = torch.arange(n).sub(direction).clamp(0, n - 1)
             poor = torch.nonzero((score < 1.0) & (score[before] > score + 0.1))[:, 0]
             if len(poor):
                 poses, score = _improved(bank, lit, templates, poses, score, poor, poses[before[poor]])
+    for direction in (1, -1):
+        for frame in range(2, n) if direction > 0 else range(n - 3, -1, -1):
+            line = 2 * poses[frame - direction] - poses[frame - 2 * direction]
+            known_line = min(score[frame - direction], score[frame - 2 * direction]) > -2
+            off = (poses[frame] - line).abs()[:3].max() > _OFF_LINE * poses[frame - direction, 2]
+            if known_line and off and score[frame] < score[frame - direction]:
+                poses, score = _improved(
+                    bank, lit, templates, poses, score, torch.tensor([frame]), line[None], _PREFERENCE
+                )
     return _track(bank, name, poses, score)
 
 
 def _improved(
-    bank: ActorBank, lit: Tensor, templates: Tensor, poses: Tensor, score: Tensor, frames: Tensor, starts: Tensor
+    bank: ActorBank,
+    lit: Tensor,
+    templates: Tensor,
+    poses: Tensor,
+    score: Tensor,
+    frames: Tensor,
+    starts: Tensor,
+    preference: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     better, better_score = _climb(bank, lit[frames], templates, starts)
-    gained = better_score > score[frames]
+    gained = better_score > score[frames] - preference
     poses, score = poses.clone(), score.clone()
     poses[frames[gained]], score[frames[gained]] = better[gained], better_score[gained]
     return poses, score
@@ -434,6 +513,20 @@ def _follow_turning(bank: ActorBank, lit: Tensor, track: ActorTrack) -> ActorTra
     return turned if _quality(turned) > _quality(track) + 0.05 else track
 
 
+def _polished(bank: ActorBank, lit: Tensor, track: ActorTrack) -> ActorTrack:
+    """The same track with poses that are best at the final comparison's resolution."""
+    seen = np.flatnonzero(track.visible)
+    if not len(seen):
+        return track
+    poses = torch.from_numpy(np.stack([track.x, track.y, track.half, track.angle], 1)).float()
+    name = bank.names.index(track.name)
+    offsets = _POLISH_TURNED if np.any(track.angle[seen]) else _POLISH
+    better, score = _best(bank, lit[seen], bank.templates_of[name], poses[seen], offsets, _GRID)
+    scores = torch.full((len(poses),), -2.0)
+    poses[seen], scores[seen] = better, score
+    return _track(bank, name, poses, scores)
+
+
 def _with_rivals(bank: ActorBank, video: Tensor, track: ActorTrack) -> ActorTrack:
     """Compares all templates at the found poses, under the tint that fits each frame best."""
     own = bank.names.index(track.name)
@@ -453,12 +546,13 @@ def _with_rivals(bank: ActorBank, video: Tensor, track: ActorTrack) -> ActorTrac
         tint, template = best // values.shape[2], best % values.shape[2]
         every = torch.arange(len(seen))
         score[seen], gain[seen], evidence[seen] = (v[tint, every, template].numpy() for v in (values, gains, evidences))
-        all_templates = torch.arange(len(bank.owner))
-        values, _, _, _ = bank.measure(tinted[tint, every], _moved(poses, _offsets(*_RIVAL)), all_templates)
-        names = torch.full((len(seen), len(bank.names)), -1.0)
-        names.scatter_reduce_(1, bank.owner.expand(len(seen), -1), values.amax(1), "amax")
+        few = slice(None, None, 2)  # every second frame tells which actor comes next
+        images = tinted[tint, every][few]
+        values, _, _, _ = bank.measure(images, _moved(poses[few], _offsets(*_RIVAL)), torch.arange(len(bank.owner)))
+        names = torch.full((len(images), len(bank.names)), -1.0)
+        names.scatter_reduce_(1, bank.owner.expand(len(images), -1), values.amax(1), "amax")
         names[:, own] = -1.0
-        others[seen] = names.numpy()
+        others[seen[few]] = names.numpy()
     mean = np.nanmean(others, 0) if len(seen) else np.zeros(len(bank.names))
     rival = int(np.argmax(mean))
     return replace(
@@ -466,13 +560,18 @@ def _with_rivals(bank: ActorBank, video: Tensor, track: ActorTrack) -> ActorTrac
     )
 
 
-def _trimmed(track: ActorTrack) -> ActorTrack:
+def _trimmed(track: ActorTrack, share: float) -> ActorTrack:
     """Without the frames before it comes in and after it goes out, where something else was followed."""
     if not track.visible.any():
         return track
-    good = np.flatnonzero(np.nan_to_num(track.score, nan=-1.0) > 0.55 * np.nanmax(track.score))
+    score = np.nan_to_num(track.score, nan=-1.0)
+    there = np.flatnonzero(score > 0.55 * score.max())
+    sure = np.flatnonzero(score > share * score.max())
+    # A single doubtful frame at an end may stay.
+    first = sure[0] if sure[0] - there[0] > 1 else there[0]
+    last = sure[-1] if there[-1] - sure[-1] > 1 else there[-1]
     outside = np.ones(len(track.score), bool)
-    outside[good[0] : good[-1] + 1] = False
+    outside[first : last + 1] = False
     kept = lambda values: np.where(outside, np.nan, values)  # noqa: E731
     return ActorTrack(
         name=track.name,
@@ -488,16 +587,17 @@ def _trimmed(track: ActorTrack) -> ActorTrack:
     )
 
 
-def _blank(maps: Tensor, track: ActorTrack, frames: Sequence[int]) -> None:
+def _blank(maps: list[tuple[Tensor, Tensor]], track: ActorTrack, frames: Sequence[int]) -> None:
     """Removes the surroundings of a found actor from the score maps of these frames."""
-    _, _, height, width = maps.shape
-    y = (torch.arange(height) + 0.5) / height * 2 - 1
-    x = ((torch.arange(width) + 0.5) / width * 2 - 1) * width / height
-    for k, frame in enumerate(frames):
-        if track.visible[frame]:
-            near_x = (x - track.x[frame]).abs() < 0.95 * track.half[frame]
-            near_y = (y - track.y[frame]).abs() < 0.95 * track.half[frame]
-            maps[k, :, near_y[:, None] & near_x[None]] = -2.0
+    for score, _ in maps:
+        height, width = score.shape[2:]
+        y = (torch.arange(height) + 0.5) / height * 2 - 1
+        x = ((torch.arange(width) + 0.5) / width * 2 - 1) * width / height
+        for k, frame in enumerate(frames):
+            if track.visible[frame]:
+                near_x = (x - track.x[frame]).abs() < 0.95 * track.half[frame]
+                near_y = (y - track.y[frame]).abs() < 0.95 * track.half[frame]
+                score[k, :, near_y[:, None] & near_x[None]] = -2.0
 
 
 @lru_cache(maxsize=8)

@@ -7,7 +7,8 @@ with the movements, starting from its height in the picture. So pan and truck ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import combinations
 
 import cv2
@@ -18,10 +19,13 @@ from videogen.data.stage.render import CAMERA_SPEED, FAR, MIDDLE, NEAR
 COMPONENTS = ("pan", "truck", "tilt", "pedestal", "zoom", "push")
 _DEPTHS = np.array([FAR, MIDDLE, NEAR])
 _WINDOW = 4  # frames between new corners
+_WIDE = 8.0  # pixels: contrast is relative to surroundings of this size
 _UP = 2  # corners are followed in enlarged frames
-_FINE = 0.003  # screen units a step: error of a track's mean shift
-_COMPONENT = 0.25  # what a further component must gain, in squared `_FINE` a track
+_FINE = (0.001, 0.003)  # screen units a step: error of a track's mean shift, at least and at most
+_ERRORS = 2.0  # the error a shift is given, in medians of what remains
+_COMPONENT = 0.25  # what a further component must gain, in squared errors a track
 _EXCESS = 0.8  # price of rates beyond any command's (tracking shots are faster, and show clear parallax)
+_LACK = 0.8  # and of rates below any command's
 _SHAKE = 1.0
 _TOLERANCE = 0.008  # screen units a step: what a track may deviate
 
@@ -34,7 +38,7 @@ class CameraMotion:
         rates: [F-1, 6], in units of one command's standard speed (`CAMERA_SPEED`), order `COMPONENTS`.
         inliers: Share of the tracks that this movement explains, 0..1.
         num_tracks: Mean number of tracks per step.
-        tracks: What it was measured from: for each corner and window its mean step, position, shift per step, number of steps.
+        tracks: What it was measured from: a row for each corner and step: the corner's number, the step, position, shift.
     """
 
     rates: np.ndarray
@@ -42,6 +46,7 @@ class CameraMotion:
     num_tracks: float
     tracks: np.ndarray
     fps: float
+    _known: dict[tuple[int, int], dict[str, float]] = field(default_factory=dict, repr=False, compare=False)
 
     def paths(self, num_segments: int | None = None) -> dict[str, np.ndarray]:
         """Positions of the components in screen units (log focal length), [F] each, as the renderer has them.
@@ -78,26 +83,34 @@ class CameraMotion:
 
     def explained(self, start: int, stop: int) -> dict[str, float]:
         """The fewest components that explain the movement between two frames, with their rates in units of the standard speed."""
-        step, x, y, dx, dy, length = self.tracks.T
-        chosen = (step >= start) & (step < stop)
-        if chosen.sum() < 10:
+        if (start, stop) not in self._known:
+            self._known[start, stop] = self._explain(start, stop)
+        return self._known[start, stop]
+
+    def _explain(self, start: int, stop: int) -> dict[str, float]:
+        step = self.tracks[:, 1]
+        corners = _means(self.tracks[(step >= max(start, 1)) & (step < stop)])  # a clip's first step may be a jerk
+        if len(corners) < 10:
             return {}
+        step, x, y, dx, dy, length = corners.T
         shaking = self.shakes(start, stop)
-        window = (step[chosen] // _WINDOW).astype(int)
+        window = (step // _WINDOW).astype(int)
         data = _Data(
-            position=np.stack([x, y], 1)[chosen],
-            shift=np.stack([dx, dy], 1)[chosen],
-            weight=np.sqrt(length[chosen]),
-            time=np.stack([step[chosen] - start, stop - step[chosen]], 1),
+            position=np.stack([x, y], 1),
+            shift=np.stack([dx, dy], 1),
+            weight=np.sqrt(length),
+            time=np.stack([step - start, stop - step], 1),
             window=np.unique(window, return_inverse=True)[1] if shaking else None,
         )
+        data = data.calibrated()
         speeds = np.array([CAMERA_SPEED[name] for name in COMPONENTS]) / self.fps
         fits = {kept: data.fit(kept) for size in (0, 1, 2) for kept in combinations(range(6), size)}
 
         def price(kept: tuple[int, ...]) -> float:
             cost, found = fits[kept]
-            excess = np.maximum(np.abs(found / speeds) - 1.35, 0) * _EXCESS
-            return cost * 1.1 ** len(kept) + _COMPONENT * len(kept) + float(excess.sum())
+            size = np.abs(found[list(kept)] / speeds[list(kept)])
+            unusual = np.maximum(size - 1.35, 0) * _EXCESS + np.maximum(0.7 - size, 0) * _LACK
+            return cost * 1.1 ** len(kept) + _COMPONENT * len(kept) + float(unusual.sum())
 
         best = min(fits, key=price)
         while len(best) in (2, 3):  # three at once are rare: grow the best pair
@@ -126,51 +139,67 @@ class _Data:
     weight: np.ndarray
     time: np.ndarray  # steps since the part's beginning and to its end, [N, 2]
     window: np.ndarray | None  # pan and tilt are free in each of these
+    fine: float = _FINE[1]  # the usual error of a shift
+
+    def calibrated(self) -> _Data:
+        """With the error that remains when all components are free: a sharp clip tells more than a blurred one."""
+        rest = self._residuals(tuple(range(6)))[2]
+        return replace(self, fine=float(np.clip(_ERRORS * np.median(rest), *_FINE)))
+
+    @cached_property
+    def _penalties(self) -> np.ndarray:
+        return 0.1 * _penalty(self.position[:, 1])
+
+    @cached_property
+    def _at_rest(self) -> np.ndarray:
+        return _designs(self.position, np.ones(len(self.position)), np.zeros(len(self.position)))
 
     def fit(self, components: tuple[int, ...]) -> tuple[float, np.ndarray]:
         """Robust fit of some components, constant in time: mean cost of a track, rates [6]."""
-        penalty = _penalty(self.position[:, 1])
+        return self._residuals(components)[:2]
+
+    def _residuals(self, components: tuple[int, ...]) -> tuple[float, np.ndarray, np.ndarray]:
+        """The same with what remains of each track's shift, [N]."""
+        penalty = self._penalties
         rates, plane = np.zeros(6), penalty.argmin(1)
         robust = self.weight
         columns = list(components)
         num_free = 0 if self.window is None else 2 * (int(self.window.max()) + 1)
         every = np.arange(len(plane))
-        free = np.zeros((2, len(plane), num_free))
+        free = np.zeros((len(plane), 2, num_free))
         if self.window is not None:
             columns = [c for c in columns if c not in (0, 2)]
             for axis in (0, 1):
-                free[axis, every, 2 * self.window + axis] = 1.0
-        moved = np.zeros((len(plane), 2))
-        cost = 0.0
-        for iteration in range(5):
-            # Zoom and push only ever come nearer than rest: a negative rate ends at rest, a positive one begins there.
-            since = [np.abs(rates[c]) * self.time[:, 0 if rates[c] > 0 else 1] for c in (4, 5)]
-            focal, push = np.exp(np.minimum(since[0], 0.7)), np.minimum(since[1], 0.6)
-            designs = [_design(self.position, depth, focal, push) for depth in _DEPTHS]
-            if columns or num_free:
-                across, along = (np.stack([d[axis] for d in designs])[plane, every][:, columns] for axis in (0, 1))
-                rows = np.concatenate([np.concatenate([across, free[0]], 1), np.concatenate([along, free[1]], 1)])
-                size = rows.shape[1]
-                both = np.tile(robust, 2)
-                target = np.concatenate([self.shift[:, 0] * robust, self.shift[:, 1] * robust, np.zeros(size)])
-                solution = np.linalg.lstsq(
-                    np.concatenate([rows * both[:, None], 1e-3 * np.eye(size)]), target, rcond=None
-                )[0]
+                free[every, axis, 2 * self.window + axis] = 1.0
+        size = len(columns) + num_free
+        rest, cost, error = self.shift, 0.0, np.zeros((len(plane), 3))
+        for iteration in range(6):
+            designs = self._at_rest
+            if rates[4] or rates[5]:
+                # Zoom and push only ever come nearer than rest: a negative rate ends at rest, a positive one begins there.
+                since = [np.abs(rates[c]) * self.time[:, 0 if rates[c] > 0 else 1] for c in (4, 5)]
+                designs = _designs(self.position, np.exp(np.minimum(since[0], 0.7)), np.minimum(since[1], 0.6))
+            before = rates
+            if size:
+                rows = np.concatenate([designs[plane, every][:, :, columns], free], 2) * robust[:, None, None]
+                rows = rows.reshape(-1, size)
+                target = (self.shift * robust[:, None]).ravel()
+                solution = np.linalg.solve(rows.T @ rows + 1e-6 * np.eye(size), rows.T @ target)
                 rates = np.zeros(6)
                 rates[columns] = solution[: len(columns)]
-                moved = np.stack([free[axis] @ solution[len(columns) :] for axis in (0, 1)], 1)
-            rest = self.shift - moved
-            error = np.stack(
-                [((rest[:, 0] - d[0] @ rates) ** 2 + (rest[:, 1] - d[1] @ rates) ** 2) for d in designs], 1
-            )
-            costs = error / _FINE**2 / (1 + error / (16 * _FINE**2)) + 0.1 * penalty
-            plane = costs.argmin(1)
+                rest = self.shift - free @ solution[len(columns) :]
+            error = ((rest - designs @ rates) ** 2).sum(-1).T
+            # Coarse at first, so that the heights in the picture decide on the planes until the movement is roughly known.
+            fine = self.fine * (max(1.0, 4 - 1.5 * iteration) if size else 1.0)
+            costs = error / fine**2 / (1 + error / (16 * fine**2)) + penalty
+            plane, last = costs.argmin(1), plane
             cost = float((costs.min(1) * self.weight).sum() / self.weight.sum())
-            if not columns and not num_free:
+            settled = iteration > 2 and np.array_equal(plane, last) and np.abs(rates - before).max() < 1e-5
+            if not size or settled:
                 break
-            scale = (_FINE * max(1.5, 6 - 2 * iteration)) ** 2
+            scale = (self.fine * max(1.5, 6 - 2 * iteration)) ** 2
             robust = self.weight / (1 + error[every, plane] / scale)
-        return cost, rates
+        return cost, rates, np.sqrt(error[every, plane])
 
 
 def camera_motion(frames: np.ndarray, fps: float, boxes: np.ndarray) -> CameraMotion | None:
@@ -212,12 +241,17 @@ def camera_motion(frames: np.ndarray, fps: float, boxes: np.ndarray) -> CameraMo
         weight = 1 / (1 + (error / scale) ** 2) ** 2
         focal, push = _state(rates)
     inliers = float((error < 2.5 * _TOLERANCE).mean())
-    later = (step > 0).astype(float)  # a move may begin with a jerk
-    length = np.bincount(identity, later, count)
-    sums = [np.bincount(identity, value * later, count) for value in (step, *position.T, *shift.T)]
-    means = np.stack([*(value / np.maximum(length, 1) for value in sums), length], 1)[length > 1]
     speeds = np.array([CAMERA_SPEED[name] for name in COMPONENTS]) / fps
-    return CameraMotion(rates / speeds, inliers, len(step) / num_steps, means, fps)
+    steps = np.column_stack([identity, step, position, shift])
+    return CameraMotion(rates / speeds, inliers, len(step) / num_steps, steps, fps)
+
+
+def _means(steps: np.ndarray) -> np.ndarray:
+    """Mean step, position and shift of each corner, and the number of its steps, [N, 6]; corners seen once are left out."""
+    _, identity = np.unique(steps[:, 0], return_inverse=True)
+    length = np.bincount(identity)
+    sums = [np.bincount(identity, column) for column in steps[:, 1:].T]
+    return np.column_stack([*(total / length for total in sums), length])[length > 1]
 
 
 def _penalty(row: np.ndarray) -> np.ndarray:
@@ -280,10 +314,11 @@ def _tracks(frames: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _contrast(frame: np.ndarray) -> np.ndarray:
-    """Grey values with the contrast of dark parts raised, so that night scenes can be followed too."""
+    """Local contrast, whatever the light: a picture that darkens as night falls must not seem to move."""
     gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
     level = np.log(cv2.GaussianBlur(gray, (0, 0), 0.8) + 20)
-    return np.clip((level - np.log(20)) / (np.log(275) - np.log(20)) * 255, 0, 255).astype(np.uint8)
+    level -= cv2.GaussianBlur(level, (0, 0), _WIDE)
+    return np.clip(128 + level * (255 / (np.log(275) - np.log(20))), 0, 255).astype(np.uint8)
 
 
 def _flow(before: np.ndarray, after: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -292,6 +327,18 @@ def _flow(before: np.ndarray, after: np.ndarray, points: np.ndarray) -> tuple[np
         before, after, points.astype(np.float32)[:, None], None, winSize=(15, 15), maxLevel=2, criteria=criteria
     )
     return moved[:, 0], found[:, 0].astype(bool), error[:, 0]
+
+
+def _designs(position: np.ndarray, focal: np.ndarray, push: np.ndarray) -> np.ndarray:
+    """Derivatives of shifts by the six components on each plane, [3, N, 2, 6]."""
+    distance = _DEPTHS[:, None] - push
+    rows = np.zeros((*distance.shape, 2, 6))
+    for axis, (turn, move, sign) in enumerate(((0, 1, -1.0), (2, 3, 1.0))):
+        rows[..., axis, turn] = sign * focal
+        rows[..., axis, move] = sign * focal / distance
+        rows[..., axis, 4] = position[:, axis]
+        rows[..., axis, 5] = position[:, axis] / distance
+    return rows
 
 
 def _design(

@@ -10,7 +10,7 @@ import numpy as np
 
 from videogen.data.stage.actors import strangers
 from videogen.data.stage.vocabulary import LIGHTS, Vocabulary
-from videogen.evaluation.stage.actors import SECOND_HALF, ActorTrack, actor_bank, find_actors
+from videogen.evaluation.stage.actors import SECOND_HALF, TINTS, ActorTrack, actor_bank, find_actors
 from videogen.evaluation.stage.background import CameraMotion, camera_motion
 from videogen.evaluation.stage.motion import Movement, movement
 from videogen.evaluation.stage.scenery import Scenery, recognise
@@ -27,6 +27,7 @@ _SECOND_SCORE, _SECOND_EVIDENCE = 0.8, 0.12
 _SKY, _IN_THE_SKY = -0.35, 0.86  # so high up a second actor must match better than the moon matches a penguin
 _SCENE_DISTANCE, _SCENE_RATIO = 2.6, 0.8  # nearest scene's prototypes; relative to the next scene's
 _RATE = (0.4, 2.0)  # a camera command's speed relative to the standard one; less is no move
+_KEPT_IN_PLACE = 0.3  # an actor's speed on the screen relative to that in its world, at most, for a tracking shot
 _COMMANDS = {
     ("pan", -1): "Pan left",
     ("pan", 1): "Pan right",
@@ -74,11 +75,15 @@ def check(frames: np.ndarray, fps: float, asked: Mapping[str, Any], vocabulary: 
     names = tuple(vocabulary.actors) + (strangers() if "identity" in asked else ())
     wanted = [asked[key] for key in ("actor", "second_actor", "identity") if asked.get(key) in names]
     first_look = recognise(frames, vocabulary.scenes)
-    light = int(first_look.lights.mean(0).argmin())
-    tracks = find_actors(frames, actor_bank(names), light, wanted, turning="spins" in vocabulary.motions)
-    tracks = [
-        track for index, track in enumerate(tracks) if _recognised(track, index > 0, frames.shape[2] / frames.shape[1])
-    ]
+    aspect = frames.shape[2] / frames.shape[1]
+    tracks = find_actors(
+        frames,
+        actor_bank(names),
+        _tints(first_look, len(frames)),
+        lambda track, index: _recognised(track, index > 0, aspect),
+        wanted,
+        turning="spins" in vocabulary.motions,
+    )
     boxes = _boxes(tracks, len(frames))
     scenery = recognise(frames, vocabulary.scenes, _ignored(boxes, frames))
     camera = camera_motion(frames, fps, boxes)
@@ -115,6 +120,15 @@ def check(frames: np.ndarray, fps: float, asked: Mapping[str, Any], vocabulary: 
     return {name: verdict for name, verdict in verdicts.items() if name in asked}
 
 
+def _tints(look: Scenery, num_frames: int) -> np.ndarray:
+    """Colour of the light on the actors, [F, 3]: steady, or falling from day to night over the middle of the clip."""
+    first, last = (int(look.lights[k].argmin()) for k in (0, -1))
+    if (LIGHTS[first], LIGHTS[last]) == ("day", "night"):
+        fallen = np.clip((np.linspace(0, 1, num_frames) - 0.2) / 0.6, 0, 1)[:, None]
+        return (1 - fallen) * np.array(TINTS[first]) + fallen * np.array(TINTS[last])
+    return np.tile(TINTS[int(look.lights.mean(0).argmin())], (num_frames, 1))
+
+
 def _recognised(track: ActorTrack, second: bool, aspect: float) -> bool:
     seen = track.visible
     if seen.sum() < (3 if second else 6):
@@ -137,13 +151,18 @@ def _recognised(track: ActorTrack, second: bool, aspect: float) -> bool:
 
 
 def _vanishes(track: ActorTrack, aspect: float) -> bool:
-    """Whether it is gone between two frames although it was well inside the picture."""
+    """Whether it is gone between two frames although it was, and would have been, well inside the picture."""
     seen = track.visible
     for frame in np.flatnonzero(seen):
-        alone = (frame + 1 < len(seen) and not seen[frame + 1]) or (frame > 0 and not seen[frame - 1])
-        reach = 0.5 * track.half[frame]
-        if alone and abs(track.x[frame]) < aspect - reach and abs(track.y[frame]) < 1 - reach:
-            return True
+        for step in (-1, 1):
+            gone, known = frame + step, frame - step
+            if not 0 <= gone < len(seen) or seen[gone]:
+                continue
+            x, y, half = track.x[frame], track.y[frame], track.half[frame]
+            if 0 <= known < len(seen) and seen[known]:  # where it was heading
+                x, y = 2 * x - track.x[known], 2 * y - track.y[known]
+            if abs(x) < aspect - 0.5 * half and abs(y) < 1 - 0.5 * half:
+                return True
     return False
 
 
@@ -223,16 +242,20 @@ def _camera(
         start, stop = int(frames[0]), int(min(frames[-1] + 1, num_frames - 1))
         commands = ["Shake"] if camera.shakes(start, stop) else []
         rates = camera.explained(start, stop)
+        # An actor that keeps its place before a camera that moves along with it: that is a tracking shot, and just as much a truck.
         tracking = (
-            moves is not None and abs(moves.velocity) > 0.17 and abs(moves.on_screen) < 0.45 * abs(moves.velocity)
+            moves is not None
+            and abs(moves.velocity) > 0.17
+            and abs(moves.on_screen) < _KEPT_IN_PLACE * abs(moves.velocity)
         )
         for name, rate in rates.items():
-            if name == "truck" and tracking and rate * moves.velocity > 0:  # type: ignore[union-attr]
+            command = _COMMANDS[name, 1 if rate > 0 else -1]
+            if name == "truck" and tracking and rate * moves.velocity > 0 and command not in asked[index]:  # type: ignore[union-attr]
                 commands.append("Tracking shot")
             elif abs(rate) > _RATE[1] and name not in ("tilt", "pan"):
                 return None
             elif abs(rate) > _RATE[0]:
-                commands.append(_COMMANDS[name, 1 if rate > 0 else -1])
+                commands.append(command)
         seen.append(commands)
     return seen
 

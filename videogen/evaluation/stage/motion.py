@@ -13,6 +13,7 @@ from videogen.evaluation.stage.background import CameraMotion
 _SPEED_LIMITS = (0.74, 1.3)  # between slow, normal and fast: geometric means of the renderer's rates
 _STILL = {"x": 0.14, "y": 0.09, "grow": 0.10, "turn": 0.5}  # less than this a second is standing still
 _MOVING = {"x": 0.17, "y": 0.12, "grow": 0.14, "turn": 1.0}  # more than this a second is moving
+_SIZE_NOISE = 0.05  # so far a log size may lie off its line
 _ROUGHNESS = 0.045  # screen units: how far a straight or still track may deviate from a line
 
 
@@ -45,6 +46,7 @@ def movement(track: ActorTrack, camera: CameraMotion, fps: float, num_segments: 
     near = np.maximum(ACTOR - path["push"], 0.4) / ACTOR
     scale = near / np.exp(path["zoom"])
     times = np.arange(len(seen)) / fps
+    seen = seen & _sized(times, np.log(scale * track.half))
     t = times[seen]
     x = (scale * track.x + path["pan"] * near + path["truck"] / ACTOR)[seen]
     y = (scale * track.y - path["tilt"] * near - path["pedestal"] / ACTOR)[seen]
@@ -82,6 +84,18 @@ def movement(track: ActorTrack, camera: CameraMotion, fps: float, num_segments: 
     if moving == ["y"]:
         return found("moves up" if vy < 0 else "moves down", abs(vy) / 0.36)
     return found("comes closer" if grow > 0 else "goes away", abs(grow) / 0.42)
+
+
+def _sized(times: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Frames whose log size is on the line through most of them, [F] bool: at the frame's edge it is often mistaken; a few may be left out."""
+    kept = ~np.isnan(sizes)
+    for _ in range(int(kept.sum()) // 5):
+        slope, start = np.polyfit(times[kept], sizes[kept], 1)
+        away = np.where(kept, np.abs(sizes - slope * times - start), -1.0)
+        if away.max() < _SIZE_NOISE or away.max() < 2.5 * np.median(away[kept]):
+            break
+        kept[away.argmax()] = False
+    return kept
 
 
 def _line(t: np.ndarray, values: np.ndarray) -> tuple[float, float]:
