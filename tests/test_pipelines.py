@@ -21,7 +21,6 @@ from videogen_pipelines import (
     VideoExtensionPipeline,
     base,
     requests,
-    requests,
 )
 
 PROMPT = "a fox jumps in the snow"

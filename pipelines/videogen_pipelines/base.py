@@ -24,7 +24,7 @@ from torch import Tensor
 
 import videogen
 from tokenizer3d.autoencoder import CausalVideoAutoencoder
-from tokenizer3d.shapes import num_latent_frames, num_pixel_frames
+from tokenizer3d.shapes import num_latent_frames
 from videogen.conditioning.camera import CameraPlan
 from videogen.conditioning.frames import build_frames
 from videogen.conditioning.images import ConditioningImage, ImageInput, load_image
