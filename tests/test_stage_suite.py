@@ -17,8 +17,8 @@ from videogen.evaluation.stage_suite import (
     run_suite,
     suite_hash,
     summarise,
-    wilson,
 )
+from videogen.evaluation.statistics import wilson
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from videogen.evaluation.suite import Suite
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -80,3 +85,261 @@ def stage(
             typer.echo(f"{kind}: everything right {100 * cell['accuracy']:.1f} % ({cell['n']} clips)")
     if json_ is not None:
         write_json(json_, summary)
+
+
+@app.command()
+def sample(
+    suite: Annotated[str, typer.Option(help="vbench, vbench-i2v, stage, or a .json file in VBench's schema.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of samples; an interrupted run goes on there.")],
+    samples: Annotated[int, typer.Option(help="Clips per prompt (25 for temporal flickering).", min=1)] = 5,
+    model: Annotated[str, typer.Option(help="Folder of weights; default the shipped model.")] = "",
+    seed: Annotated[int, typer.Option(help="Base of all seeds; each clip has its own.", min=0)] = 0,
+    dimensions: Annotated[str, typer.Option(help="Only prompts of these dimensions, comma separated.")] = "",
+    num_prompts: Annotated[int | None, typer.Option(help="Only the first N prompts.")] = None,
+    nearest: Annotated[
+        int | None, typer.Option(help="Only the N prompts with most words that the model knows.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Where VBench's list lies; default the installed vbench package.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of first frames (vbench-i2v).")] = None,
+    rewritten: Annotated[
+        Path | None, typer.Option(help="JSON object from prompt to the longer prompt that the model is given.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of Stage: dev or test.")] = "dev",
+    rung: Annotated[str, typer.Option(help="Of Stage; default the highest that the model covers.")] = "",
+    kinds: Annotated[str, typer.Option(help="Of Stage, comma separated: seen, pairs, words, strangers.")] = "",
+    source: Annotated[str, typer.Option(help="model; renders (true clips of Stage prompts).")] = "model",
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; default the model's own.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Default the model's own.")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Default the trained length.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Default the trained rate.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels; default the trained size.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels; default the trained size.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+) -> None:
+    """Sample a list of prompts as {prompt}-{index}.mp4, with a manifest."""
+    from videogen.evaluation.sampling import SamplingSettings, sample_suite
+    from videogen.evaluation.stage_suite import rung_of
+    from videogen.evaluation.suite import load_suite, with_rewritten
+
+    if source not in ("model", "renders"):
+        raise ValueError(f"`--source` must be model or renders, got {source}.")
+    if num_prompts is not None and nearest is not None:
+        raise ValueError("`--num-prompts` and `--nearest` must not both be given; leave one out.")
+    chosen_kinds = kinds.split(",") if kinds else None
+    stage_rung = (rung or rung_of(model)) if suite == "stage" else ""
+    loaded = load_suite(suite, prompts, split, stage_rung, chosen_kinds)
+    if rewritten is not None:
+        loaded = with_rewritten(loaded, rewritten)
+    if dimensions:
+        loaded = loaded.for_dimensions(dimensions.split(","))
+    if num_prompts is not None:
+        loaded = loaded.first(num_prompts)
+    if nearest is not None:
+        loaded = _nearest(loaded, nearest, model)
+    settings = SamplingSettings(
+        model=model,
+        source=source,  # type: ignore[arg-type]
+        samples=samples,
+        seed=seed,
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        num_frames=num_frames,
+        fps=fps,
+        height=height,
+        width=width,
+    )
+    with _clip_progress("sampling") as progress:
+        result = sample_suite(loaded, out, settings, images=images, workers=workers, report=progress)
+    typer.echo(
+        f"{result.total} clips of {len(loaded.entries)} prompts: {result.made} made, {result.kept} there before, "
+        f"{len(result.failed)} failed."
+    )
+    if loaded.partial:
+        typer.echo(f"Part of a suite: {len(loaded.entries)} of {loaded.total} prompts; there is no Total of a part.")
+    if result.renamed:
+        typer.echo(
+            f"{result.renamed} prompts cannot name a file as they are; {out / 'manifest.jsonl'} says which file is whose."
+        )
+    for file, reason in result.failed[:10]:
+        typer.echo(f"Failed: {file}: {reason}", err=True)
+    if result.unexpected:
+        typer.echo(f"Note: {len(result.unexpected)} files in {out / 'videos'} belong to no prompt.", err=True)
+    if result.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def score(
+    folder: Annotated[
+        Path, typer.Argument(help="Made by `videogen evaluate sample`, or clips named {prompt}-{index}.mp4.")
+    ],
+    dimensions: Annotated[str, typer.Option(help="Metrics, comma separated; default all that apply.")] = "",
+    json_: Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a report to this file.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="List in VBench's schema, for a folder without a manifest.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="Clips per prompt that --prompts calls for.", min=1)] = None,
+    all_clips: Annotated[
+        bool, typer.Option("--all-clips", help="Judge clips also by metrics that their prompts are not meant for.")
+    ] = False,
+    baseline_clips: Annotated[int, typer.Option(help="Clips of each metric that its baselines come from.", min=0)] = 16,
+    scores: Annotated[Path | None, typer.Option(help="File that keeps judged clips.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    ray: Annotated[str, typer.Option(help="Address of a Ray cluster that does the work (auto, host:port).")] = "",
+    vbench_python: Annotated[
+        Path | None, typer.Option(help="Interpreter with the vbench package: run VBench itself as well.")
+    ] = None,
+    vbench_dimensions: Annotated[str, typer.Option(help="Its dimensions, comma separated; default all it can.")] = "",
+    vbench_cache: Annotated[Path | None, typer.Option(help="Folder of VBench's weights.")] = None,
+    vbench_device: Annotated[str, typer.Option(help="What VBench runs on: cuda or cpu.")] = "cuda",
+) -> None:
+    """Score clips: VBench's own definitions under their names, others under a suffix, with intervals and baselines."""
+    from videogen.data.files import check_output_path
+
+    for path, suffix, option in ((json_, ".json", "--json"), (html, ".html", "--html")):
+        if path is not None:
+            check_output_path(path, (suffix,), option)
+    if vbench_python is None and (vbench_dimensions or vbench_cache is not None):
+        raise ValueError("`--vbench-dimensions` and `--vbench-cache` need `--vbench-python`.")
+    from videogen.evaluation.score import score_folder
+    from videogen.evaluation.stage_suite import write_json
+    from videogen.evaluation.tables import format_results, integrity_lines
+
+    bridge = None
+    if vbench_python is not None:  # what is missing is said before anything is computed
+        from videogen.evaluation.collection import load_collection
+        from videogen.evaluation.vbench import choose_dimensions, find_vbench
+
+        installation = find_vbench(vbench_python, vbench_cache, vbench_device)
+        collection = load_collection(folder, prompts, samples, scores)
+        asked = vbench_dimensions.split(",") if vbench_dimensions else None
+        bridge = installation, collection, *choose_dimensions(installation, collection, asked)
+    with _clip_progress("scoring") as progress:
+        results = score_folder(
+            folder,
+            dimensions=dimensions.split(",") if dimensions else None,
+            prompts=prompts,
+            samples=samples,
+            scores=scores,
+            workers=workers,
+            ray=ray,
+            baseline_clips=baseline_clips,
+            all_clips=all_clips,
+            report=progress,
+        )
+    if bridge is not None:
+        from videogen.evaluation.vbench import merge_vbench, run_vbench
+
+        installation, collection, chosen, refused = bridge
+
+        def say(name: str, done: int, total: int) -> None:
+            if name:
+                typer.echo(f"VBench {installation.version}: {name} ({done + 1} of {total})", err=True)
+
+        scored, failed = run_vbench(installation, collection, chosen, say)
+        results = merge_vbench(results, collection, scored, {**refused, **failed}, installation)
+    typer.echo(format_results(results))
+    for line in integrity_lines(results):
+        typer.echo(line)
+    if json_ is not None:
+        write_json(json_, results)
+        typer.echo(f"Wrote {json_}.")
+    if html is not None:
+        from videogen.evaluation.report import write_report
+
+        write_report(html, results, folder)
+        typer.echo(f"Wrote {html}.")
+
+
+@app.command()
+def total(
+    results: Annotated[list[Path], typer.Argument(help="Result files in VBench's shape, together of a whole suite.")],
+    board: Annotated[str, typer.Option(help="vbench or vbench-i2v.")] = "vbench",
+    missing_as_zero: Annotated[
+        bool, typer.Option("--missing-as-zero", help="Count missing dimensions as 0, as the official script does.")
+    ] = False,
+    json_: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
+) -> None:
+    """VBench's Quality, Semantic and Total from results under bare names."""
+    from dataclasses import asdict
+
+    from videogen.evaluation.stage_suite import write_json
+    from videogen.evaluation.total import board_total, read_scores
+
+    found = board_total(read_scores(results), board, missing_as_zero)  # type: ignore[arg-type]
+    for part, value in found.parts.items():
+        typer.echo(f"{part}: {100 * value:.2f}")
+    typer.echo(f"Total: {100 * found.total:.2f}")
+    if found.counted_as_zero:
+        typer.echo(f"Counted as 0: {', '.join(found.counted_as_zero)}.")
+    if json_ is not None:
+        write_json(json_, asdict(found))
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="Results of one model (--json of score).")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Results of another model on the same prompts and seeds.")],
+    any_seed: Annotated[bool, typer.Option("--any-seed", help="Accept pairs from different seeds.")] = False,
+    json_: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
+) -> None:
+    """Compare two models on the same prompts: paired differences, intervals over prompts, Holm's correction."""
+    from videogen.evaluation.compare import compare as compare_results
+    from videogen.evaluation.compare import format_comparison
+    from videogen.evaluation.stage_suite import write_json
+    from videogen.evaluation.total import read_results
+
+    comparison = compare_results(read_results(a), read_results(b), any_seed)
+    typer.echo(format_comparison(comparison))
+    typer.echo(f"* holds at 5 % for all {len(comparison.metrics)} metrics together (Holm).")
+    for name, count in comparison.unpaired.items():
+        typer.echo(f"Note: {count} clips of {name} are in one of the two only.", err=True)
+    if comparison.left_out:
+        typer.echo(f"In one of the two only: {', '.join(comparison.left_out)}.")
+    if json_ is not None:
+        write_json(json_, comparison.to_json())
+
+
+def _nearest(suite: Suite, count: int, model: str) -> Suite:
+    import json
+
+    from videogen.conditioning.prompt import stage_words
+    from videogen.evaluation.sampling import model_folder
+
+    path = model_folder(model) / "vocabulary.json"
+    if not path.is_file():
+        raise ValueError(f"`--nearest` needs a model with a vocabulary.json, got {path.parent}; use --num-prompts.")
+    vocabulary = json.loads(path.read_text(encoding="utf-8"))
+    return suite.nearest(count, vocabulary.get("words") or stage_words(vocabulary))
+
+
+@contextmanager
+def _clip_progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Progress on standard error by clip, with the time left: a bar on a terminal, a line at each tenth elsewhere."""
+    from rich import progress as bars
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    columns: tuple[Any, ...] = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("clips, left"),
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(name, total=None)
+        said = -1
+
+        def advance(done: int, total: int) -> None:
+            nonlocal said
+            progress.update(task, completed=done, total=total)
+            tenth = 10 * done // total if total else 10
+            if not console.is_terminal and tenth != said:
+                said = tenth
+                typer.echo(f"{name}: {done} of {total} clips", err=True)
+
+        yield advance

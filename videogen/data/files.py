@@ -43,7 +43,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     The temporary name keeps the ending, because encoders choose the format by it.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(4)}{path.suffix}")
+    temporary = path.with_name(
+        f".{path.stem.encode()[:80].decode(errors='ignore')}.{secrets.token_hex(4)}{path.suffix}"
+    )
     try:
         yield temporary
         os.replace(temporary, path)

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import multiprocessing
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from queue import Empty
 from typing import Any, Literal
@@ -32,6 +32,7 @@ from videogen.data.stage.render import render
 from videogen.data.stage.vocabulary import LIGHTS, ActorSpec, ClipSpec, Vocabulary, attributes, rungs, sample_spec
 from videogen.data.video import read_video, write_video
 from videogen.evaluation.stage import check
+from videogen.evaluation.statistics import wilson
 
 ATTRIBUTES = ("actor", "scene", "light", "motion", "speed", "camera", "count", "relation", "event", "identity", "all")
 KINDS = ("seen", "pairs", "words", "strangers")
@@ -374,6 +375,26 @@ def _pixels(video: torch.Tensor) -> np.ndarray:
     return video[0].add(1).mul(127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()
 
 
+def true_clip(prompt_id: str, index: int) -> np.ndarray:
+    """A render of what a prompt asks for, uint8 [F, H, W, 3]; every index another one."""
+    return _pixels(_true_clip(_by_id(prompt_id), index))
+
+
+def reference_picture(prompt_id: str) -> Any:
+    """The picture of the stranger that a prompt is about, PIL."""
+    return _reference(_by_id(prompt_id))
+
+
+@lru_cache(maxsize=8)
+def _prompts_by_id(split: str, rung: str) -> dict[str, Prompt]:
+    return {prompt.id: prompt for prompt in load_prompts(split, rung)}
+
+
+def _by_id(prompt_id: str) -> Prompt:
+    split, rung, _ = prompt_id.split("-")
+    return _prompts_by_id(split, rung)[prompt_id]
+
+
 def _reference(prompt: Prompt) -> Any:
     from PIL import Image
 
@@ -421,14 +442,6 @@ def _interval(prompts: list[list[bool]]) -> dict[str, Any]:
     else:
         low, high = _bootstrap(prompts)
     return {"accuracy": round(accuracy, 4), "low": round(low, 4), "high": round(high, 4), "n": len(flat)}
-
-
-def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a proportion."""
-    share = right / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _bootstrap(prompts: list[list[bool]], samples: int = 10_000) -> tuple[float, float]:

@@ -1,0 +1,309 @@
+"""Samples a list of prompts into `{prompt}-{index}.mp4`, the way VBench expects it, with a manifest; goes on where it stopped.
+
+A folder of samples holds `videos/` (clips and nothing else: VBench takes the suffix from whatever it finds first), `full_info.json` (the prompts in VBench's
+schema), `sampling.json` (suite, model, settings), `manifest.jsonl` (one line per clip: seed, SHA-256, what was adjusted) and `pictures/` (first frames and
+subjects).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from videogen._version import __version__
+from videogen.data.files import atomic_path, write_atomic
+from videogen.data.video import write_video
+from videogen.evaluation.clip_names import clip_name, clip_stems
+from videogen.evaluation.collection import (
+    MANIFEST,
+    PICTURE_FOLDER,
+    PROMPTS,
+    SETTINGS,
+    SUFFIXES,
+    VIDEO_FOLDER,
+    end_last_line,
+    file_sha256,
+    read_manifest,
+)
+from videogen.evaluation.spread import JobFailed, spread
+from videogen.evaluation.stage_suite import true_clip
+from videogen.evaluation.suite import Entry, Suite, clip_seed, num_samples
+from videogen.receipt import weights_sha256
+
+Source = Literal["model", "renders"]
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings:
+    """How clips are made; what decides their content is written down, and a folder belongs to one of these.
+
+    Attributes:
+        model: folder of weights; "" = the shipped ones.
+        source: "model"; "renders" draws what Stage prompts ask for, to measure the checkers.
+        samples: clips per prompt (25 where temporal flickering is tested).
+        seed: base of all seeds.
+        num_inference_steps: None = the model's own.
+        guidance_scale: None = the model's own.
+        num_frames: None = the trained length.
+        fps: None = the trained rate.
+        height: pixels; None = the trained size.
+        width: pixels; None = the trained size.
+    """
+
+    model: str = ""
+    source: Source = "model"
+    samples: int = 5
+    seed: int = 0
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    num_frames: int | None = None
+    fps: float | None = None
+    height: int | None = None
+    width: int | None = None
+
+
+@dataclass(frozen=True)
+class SamplingReport:
+    """What a run did: clips in all, made now, there before, and those that could not be made with the reason."""
+
+    total: int
+    made: int
+    kept: int
+    failed: tuple[tuple[str, str], ...]
+    renamed: int
+    unexpected: tuple[str, ...]
+
+
+def sample_suite(
+    suite: Suite,
+    folder: str | Path,
+    settings: SamplingSettings,
+    *,
+    images: str | Path | None = None,
+    workers: int = 1,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> SamplingReport:
+    """Makes every clip that `folder` does not hold yet.
+
+    Each clip has a seed of its own, from prompt and index, and a forward pass of its own: it is the same whatever else is asked for, in whatever order and
+    however often the run was interrupted. A clip whose bytes differ from its line in the manifest is made anew. A prompt that the model refuses is written down
+    with the reason, and tried again by the next run.
+
+    Args:
+        suite: prompts.
+        folder: new, or of an interrupted run with the same prompts and settings.
+        settings: how.
+        images: folder of first frames, for prompts with `image_name`.
+        workers: processes.
+        report: called with the number of finished clips and their total.
+
+    Raises:
+        ValueError: the folder belongs to another run, a picture is missing, or a setting is out of range.
+    """
+    if settings.samples < 1 or workers < 1:
+        raise ValueError("`samples` and `workers` must be at least 1.")
+    if settings.source == "renders" and any(entry.stage is None for entry in suite.entries):
+        raise ValueError("`source` renders needs prompts of Stage; take --suite stage.")
+    folder = Path(folder)
+    entries, stems = suite.entries, clip_stems(suite.entries)
+    _claim(folder, suite, settings)
+    _provide_pictures(folder / PICTURE_FOLDER, suite, Path(images) if images is not None else None)
+    jobs = [
+        {
+            "file": clip_name(stem, index),
+            "entry": entry.to_json(),
+            "index": index,
+            "seed": clip_seed(entry, index, settings.seed),
+            "folder": str(folder),
+        }
+        for entry, stem in zip(entries, stems, strict=True)
+        for index in range(num_samples(entry, settings.samples))
+    ]
+    done = _finished(folder)
+    todo = [job for job in jobs if job["file"] not in done]
+    finished = len(jobs) - len(todo)
+    report(finished, len(jobs))
+    failed = []
+    manifest = folder / MANIFEST
+    end_last_line(manifest)
+    with manifest.open("a", encoding="utf-8") as file:
+        for index, result in spread(_sample, todo, workers, _load, (asdict(settings),)):
+            job = todo[index]
+            line: dict[str, Any] = {
+                "file": job["file"],
+                "prompt": job["entry"]["prompt_en"],
+                "index": job["index"],
+                "seed": job["seed"],
+            }
+            if isinstance(result, JobFailed):
+                failed.append((job["file"], str(result)))
+                line["error"] = str(result)
+            else:
+                line |= result
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+            finished += 1
+            report(finished, len(jobs))
+    expected = {job["file"] for job in jobs}
+    there = {path.name for path in (folder / VIDEO_FOLDER).iterdir() if path.suffix.lower() in SUFFIXES}
+    return SamplingReport(
+        total=len(jobs),
+        made=len(todo) - len(failed),
+        kept=len(jobs) - len(todo),
+        failed=tuple(failed),
+        renamed=sum(stem != entry.prompt for stem, entry in zip(stems, entries, strict=True)),
+        unexpected=tuple(sorted(there - expected)),
+    )
+
+
+def _claim(folder: Path, suite: Suite, settings: SamplingSettings) -> None:
+    """Writes down what the folder is for, or finds that it is for just that."""
+    about = {
+        "suite": suite.name,
+        "suite_sha256": suite.sha256(),
+        "prompts": len(suite.entries),
+        "partial": suite.partial,
+        **asdict(settings),
+        "model_sha256": weights_sha256(model_folder(settings.model)) if settings.source == "model" else None,
+        "rewritten": sum(bool(entry.prompt_used) for entry in suite.entries),
+        "videogen": __version__,
+        "torch": torch.__version__,
+    }
+    about["model"] = Path(settings.model).name  # the hash says which; a path would say where
+    path = folder / SETTINGS
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        differing = sorted(key for key in about if before.get(key) != about[key])
+        if differing:
+            raise ValueError(
+                f"`out` must be new or belong to the same run, got {folder}, which differs in {', '.join(differing)}; "
+                "choose another folder or delete it."
+            )
+        return
+    (folder / VIDEO_FOLDER).mkdir(parents=True, exist_ok=True)
+    prompts = [entry.to_json() for entry in suite.entries]
+    write_atomic(folder / PROMPTS, (json.dumps(prompts, ensure_ascii=False, indent=1) + "\n").encode())
+    write_atomic(path, (json.dumps(about, indent=1) + "\n").encode())
+
+
+def model_folder(model: str) -> Path:
+    """The folder of weights; "" = the shipped ones."""
+    from videogen_pipelines.base import SHIPPED_WEIGHTS
+
+    return Path(model) if model else SHIPPED_WEIGHTS
+
+
+def _provide_pictures(folder: Path, suite: Suite, images: Path | None) -> None:
+    """Copies first frames, and draws the references of Stage's strangers."""
+    for entry in suite.entries:
+        for name in (entry.image, entry.subject):
+            if not name:
+                continue
+            target = folder / _picture_name(name)
+            if target.is_file():
+                continue
+            folder.mkdir(exist_ok=True)
+            if entry.stage is not None and name == entry.subject:
+                from videogen.evaluation.stage_suite import reference_picture
+
+                with atomic_path(target) as temporary:
+                    reference_picture(str(entry.stage["id"])).save(temporary)
+                continue
+            places = [place for place in (images, suite.folder) if place is not None]
+            found = next((place / name for place in places if (place / name).is_file()), None)
+            if found is None:
+                raise ValueError(
+                    f"`images` must be a folder that holds {name}, which the prompt {entry.prompt!r} names, got {images}."
+                )
+            with atomic_path(target) as temporary:
+                shutil.copyfile(found, temporary)
+
+
+def _picture_name(name: str) -> str:
+    """A picture's name without folders; anything else would let a list of prompts write elsewhere."""
+    plain = Path(name).name
+    if plain != name or Path(name).suffix.lower() not in IMAGE_SUFFIXES:
+        raise ValueError(
+            f"`image_name` must be a file name ending in one of {', '.join(IMAGE_SUFFIXES)}, got {name!r}."
+        )
+    return plain
+
+
+def _finished(folder: Path) -> set[str]:
+    """Files whose bytes are those that the manifest says."""
+    return {
+        name
+        for name, line in read_manifest(folder).items()
+        if "sha256" in line
+        and (folder / VIDEO_FOLDER / name).is_file()
+        and file_sha256(folder / VIDEO_FOLDER / name) == line["sha256"]
+    }
+
+
+_sampler: dict[str, Any] = {}
+"""What a process keeps between its jobs: settings and pipelines."""
+
+
+def _load(settings: Mapping[str, Any]) -> None:
+    _sampler.clear()
+    _sampler["settings"] = dict(settings)
+
+
+def _sample(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Makes one clip, writes it, and says what was made."""
+    entry = Entry.from_json(job["entry"])
+    folder = Path(job["folder"])
+    settings = _sampler["settings"]
+    if settings["source"] == "renders":
+        assert entry.stage is not None
+        frames, fps, extra = true_clip(str(entry.stage["id"]), job["index"]), 12.0, {}
+    else:
+        frames, fps, extra = _generate(entry, job["seed"], settings, folder / PICTURE_FOLDER)
+    path = folder / VIDEO_FOLDER / job["file"]
+    write_video(path, frames, fps)
+    size = [frames.shape[2], frames.shape[1]]
+    return {"sha256": file_sha256(path), "num_frames": len(frames), "fps": fps, "size": size, **extra}
+
+
+def _generate(
+    entry: Entry, seed: int, settings: Mapping[str, Any], pictures: Path
+) -> tuple[np.ndarray, float, dict[str, Any]]:
+    kind = "subject" if entry.subject else "image" if entry.image else "text"
+    pipe = _pipeline(kind, settings["model"])
+    names = ("num_inference_steps", "guidance_scale", "num_frames", "fps", "height", "width")
+    options: dict[str, Any] = {name: settings[name] for name in names}
+    if entry.image:
+        options["image"] = str(pictures / _picture_name(entry.image))
+    if entry.subject:
+        with Image.open(pictures / _picture_name(entry.subject)) as picture:
+            options["subject_images"] = picture.convert("RGB")
+    output = pipe(entry.text, generator=[torch.Generator().manual_seed(seed)], **options)
+    extra: dict[str, Any] = {"settings": output.settings}
+    if entry.text != entry.prompt:
+        extra["prompt_used"] = entry.text
+    for key, sentences in (("adjusted", output.adjusted), ("warnings", output.warnings)):
+        if sentences:
+            extra[key] = list(sentences)
+    return output.uint8()[0], output.fps, extra
+
+
+def _pipeline(kind: str, model: str) -> Any:
+    if kind not in _sampler:
+        import videogen_pipelines
+
+        names = {"text": "TextToVideoPipeline", "image": "ImageToVideoPipeline", "subject": "SubjectToVideoPipeline"}
+        made: Sequence[Any] = [_sampler[name] for name in names if name in _sampler]
+        cls = getattr(videogen_pipelines, names[kind])
+        pipe = cls.from_pipe(made[0]) if made else cls.from_pretrained(model_folder(model))
+        pipe.set_progress_bar_config(disable=True)
+        _sampler[kind] = pipe
+    return _sampler[kind]
