@@ -91,8 +91,7 @@ def load_collection(
     """
     if not folder.is_dir():
         raise ValueError(f"`folder` must be a folder of clips, got {folder}.")
-    if folder.name == VIDEO_FOLDER and (folder.parent / SETTINGS).is_file():
-        folder = folder.parent
+    folder = root_of(folder)
     if (folder / SETTINGS).is_file():
         if prompts is not None or samples is not None:
             raise ValueError(
@@ -123,6 +122,11 @@ def load_collection(
         about=about,
         scores=scores or folder.resolve().parent / f"{folder.resolve().name}.{SCORES}",
     )
+
+
+def root_of(folder: Path) -> Path:
+    """The sampler's folder, also when its `videos` inside was given; another folder as it is."""
+    return folder.parent if folder.name == VIDEO_FOLDER and (folder.parent / SETTINGS).is_file() else folder
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:

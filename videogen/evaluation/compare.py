@@ -99,7 +99,7 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], any_seed: bool = False) 
         for key, x, y in kept:
             by_prompt.setdefault(key[0], []).append(y - x)
         means = [float(np.mean(values)) for values in by_prompt.values()]
-        interval = clustered_interval([[value] for value in means], differences=True) if len(means) > 1 else None
+        interval = clustered_interval([[value] for value in means]) if len(means) > 1 else None
         rows[name] = {
             "a": float(np.mean([x for _, x, _ in kept])),
             "b": float(np.mean([y for _, _, y in kept])),

@@ -188,7 +188,8 @@ def summarise(
         groups: dict[str, list[float]] = {}
         for clip, item in kept:
             groups.setdefault(clip.entry.key, []).append(float(item["video_results"]))
-        interval = clustered_interval(list(groups.values())) if groups else None
+        proportion = any(isinstance(item["video_results"], bool) for item in items)
+        interval = clustered_interval(list(groups.values()), proportion) if groups else None
         results[name] = [None if interval is None else interval.mean, items]
         metric = METRICS[name]
         about[name] = {

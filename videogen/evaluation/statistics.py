@@ -35,17 +35,17 @@ def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def clustered_interval(groups: Sequence[Sequence[float]], seed: int = 0, differences: bool = False) -> Interval:
+def clustered_interval(groups: Sequence[Sequence[float]], proportion: bool = False, seed: int = 0) -> Interval:
     """The mean over all values with a percentile bootstrap over groups.
 
     Args:
         groups: the values of each prompt's clips; none empty.
+        proportion: the values are right (1) or wrong (0).
         seed: of the resampling; equal input gives equal output.
-        differences: the values are differences, so that 0 and 1 among them do not mean wrong and right.
 
     Returns:
-        The interval. Right-or-wrong values with one clip per prompt, or all alike, get Wilson's over prompts, which does not collapse to a point
-        at 0 or 100 %.
+        The interval. Proportions with one clip per prompt, or all alike, get Wilson's over prompts, which does not collapse to a point at 0 or
+        100 %.
 
     Raises:
         ValueError: no group, or an empty one.
@@ -54,10 +54,8 @@ def clustered_interval(groups: Sequence[Sequence[float]], seed: int = 0, differe
         raise ValueError(f"`groups` must hold at least one value each, got {len(groups)} groups; leave empty ones out.")
     sums = np.array([float(np.sum(values)) for values in groups])
     sizes = np.array([len(values) for values in groups], float)
-    flat = [float(value) for values in groups for value in values]
-    mean, count = sums.sum() / sizes.sum(), len(flat)
-    binary = not differences and all(value in (0.0, 1.0) for value in flat)
-    if binary and (count == len(groups) or mean in (0.0, 1.0)):
+    mean, count = sums.sum() / sizes.sum(), int(sizes.sum())
+    if proportion and (count == len(groups) or mean in (0.0, 1.0)):
         low, high = wilson(round(mean * len(groups)), len(groups))
         return Interval(float(mean), low, high, count, len(groups))
     if len(groups) == 1:

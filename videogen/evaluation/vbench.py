@@ -207,7 +207,8 @@ def merge_vbench(
                 more["seed"] = clip.seed
             items.append({**item, **more})
             groups.setdefault(clip.entry.key, []).append(float(item["video_results"]))
-        interval = clustered_interval(list(groups.values())) if groups else None
+        proportion = any(isinstance(item["video_results"], bool) for item in items)
+        interval = clustered_interval(list(groups.values()), proportion) if groups else None
         meant = [
             clip for clip in collection.clips if name in clip.entry.dimensions or name not in collection.dimensions
         ]

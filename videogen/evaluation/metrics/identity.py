@@ -12,6 +12,7 @@ from videogen.evaluation.identity import IdentityScore, identity_score
 from videogen.evaluation.metrics.sample import Sample, Value
 
 NUM_STRANGERS = 4
+_ALONE = Value(None, {"left_out": "there is no other subject to compare with"})
 
 
 def likeness(sample: Sample) -> Value:
@@ -29,12 +30,16 @@ def worst_frame(sample: Sample) -> Value:
 def margin(sample: Sample) -> Value:
     """Likeness to the subject minus the mean of those to the strangers, on every fourth frame; 0 = no more alike than anyone."""
     own, *others = _lineup(sample)
+    if not others:
+        return _ALONE
     return Value(own - float(np.mean(others)), {"strangers": len(others)})
 
 
 def retrieval(sample: Sample) -> Value:
     """Whether the subject is more alike than every stranger, on every fourth frame; chance is 1 in 1 + their number."""
     own, *others = _lineup(sample)
+    if not others:
+        return _ALONE
     return Value(own > max(others), {"among": 1 + len(others)})
 
 

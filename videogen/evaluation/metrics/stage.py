@@ -45,7 +45,7 @@ def attribute(sample: Sample, metric: str) -> Value:
     verdict = _verdicts(sample)[key]
     asked = sample.entry.stage["asked"]  # type: ignore[index]
     wanted = [asked["actor"], asked["second_actor"]] if metric == "multiple_objects@stage" else asked[key]
-    return Value(verdict.right, {"asked": wanted, "seen": verdict.seen})
+    return Value(bool(verdict.right), {"asked": wanted, "seen": verdict.seen})
 
 
 def everything(sample: Sample) -> Value:

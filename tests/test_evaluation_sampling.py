@@ -1,0 +1,143 @@
+"""Sampling: files, manifest, interruption, refusals."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from videogen.cli import main
+from videogen.data.video import read_video
+from videogen.evaluation.collection import file_sha256, load_collection, read_manifest
+from videogen.evaluation.sampling import SamplingSettings, sample_suite
+from videogen.evaluation.spread import JobFailed, spread
+from videogen.evaluation.suite import Entry, Suite, clip_seed, load_suite
+
+RENDERS = SamplingSettings(source="renders", samples=2)
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("samples") / "run"
+    suite = load_suite("stage").first(2)
+    return folder, suite, sample_suite(suite, folder, RENDERS)
+
+
+def test_files_and_manifest(sampled) -> None:
+    folder, suite, report = sampled
+    assert (report.total, report.made, report.kept, report.failed, report.unexpected) == (4, 4, 0, (), ())
+    prompt = suite.entries[0].prompt
+    manifest = read_manifest(folder)
+    line = manifest[f"{prompt}-1.mp4"]
+    clip = folder / "videos" / f"{prompt}-1.mp4"
+    assert line["sha256"] == file_sha256(clip) and line["seed"] == clip_seed(suite.entries[0], 1)
+    video = read_video(clip)
+    assert len(video.frames) == line["num_frames"] == 17 and line["size"] == [96, 96] and video.fps == line["fps"] == 12
+    assert {path.suffix for path in (folder / "videos").iterdir()} == {
+        ".mp4"
+    }  # VBench looks at the first file's suffix
+    about = json.loads((folder / "sampling.json").read_text())
+    assert about["suite"] == "stage-dev-rung1" and about["partial"] and about["suite_sha256"] == suite.sha256()
+    assert json.loads((folder / "full_info.json").read_text())[0]["prompt_en"] == prompt
+    collection = load_collection(folder)
+    assert len(collection.present()) == 4 and load_collection(folder / "videos").root == folder
+
+
+def test_an_interrupted_run_goes_on(sampled, tmp_path) -> None:
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(sampled[0], folder)
+    files = sorted((folder / "videos").iterdir())
+    before = [path.read_bytes() for path in files]
+    files[0].unlink()
+    files[1].write_bytes(before[1][:1000])  # cut off by a full disk
+    manifest = folder / "manifest.jsonl"
+    manifest.write_text(manifest.read_text()[:-30])  # and its last line lost
+    lost = json.loads("[" + ",".join(sampled[0].joinpath("manifest.jsonl").read_text().splitlines()) + "]")[-1]["file"]
+    counts = []
+    report = sample_suite(sampled[1], folder, RENDERS, report=lambda done, total: counts.append(done))
+    made = len({files[0].name, files[1].name, lost})
+    assert report.made == made and report.kept == 4 - made and counts[-1] == 4
+    assert [path.read_bytes() for path in files] == before
+    assert sample_suite(sampled[1], folder, RENDERS).made == 0
+
+
+def test_a_folder_belongs_to_one_run(sampled) -> None:
+    folder, suite, _ = sampled
+    with pytest.raises(
+        ValueError, match=r"`out` must be new or belong to the same run, got .*, which differs in samples, seed;"
+    ):
+        sample_suite(suite, folder, SamplingSettings(source="renders", samples=3, seed=1))
+    with pytest.raises(ValueError, match="differs in prompts, suite_sha256"):
+        sample_suite(load_suite("stage").first(3), folder, RENDERS)
+
+
+def test_refusals(tmp_path) -> None:
+    plain = Suite(name="mine", entries=(Entry(prompt="a cat"),), total=1)
+    with pytest.raises(ValueError, match="`source` renders needs prompts of Stage"):
+        sample_suite(plain, tmp_path / "a", RENDERS)
+    with pytest.raises(ValueError, match="`samples` and `workers` must be at least 1"):
+        sample_suite(plain, tmp_path / "a", SamplingSettings(samples=0))
+    for name, message in (
+        ("frame.png", "`images` must be a folder that holds frame.png"),
+        ("../frame.png", "`image_name` must be a file name"),
+    ):
+        suite = Suite(name="mine", entries=(Entry(prompt="a cat", image=name),), total=1)
+        with pytest.raises(ValueError, match=message):
+            sample_suite(suite, tmp_path / name.replace("/", "_"), SamplingSettings(), images=tmp_path)
+
+
+def _double(number: int) -> int:
+    if number == 3:
+        raise ValueError("three is\ntoo much")
+    return 2 * number
+
+
+def _fatal(number: int) -> int:
+    import os
+
+    if number == 2:
+        os._exit(9)
+    return 2 * number
+
+
+def test_jobs_that_fail_cost_only_themselves() -> None:
+    done = dict(spread(_double, [1, 2, 3, 4]))
+    assert {index: value for index, value in done.items() if index != 2} == {0: 2, 1: 4, 3: 8}
+    assert isinstance(done[2], JobFailed) and str(done[2]) == "ValueError: three is too much"
+    with pytest.raises(ValueError, match="`workers` must be at least 1"):
+        next(spread(_double, [1], workers=0))
+
+
+@pytest.mark.slow
+def test_a_job_that_kills_its_process_costs_only_itself() -> None:
+    found = list(spread(_fatal, list(range(6)), workers=2))
+    assert sorted(index for index, _ in found) == list(range(6))
+    values = dict(found)
+    assert isinstance(values.pop(2), JobFailed) and values == {0: 0, 1: 2, 3: 6, 4: 8, 5: 10}
+
+
+@pytest.mark.slow
+def test_the_model_makes_the_same_clip_alone_and_in_any_company(tmp_path, capsys) -> None:
+    listed = [
+        {"prompt_en": "a fox jumps in the snow", "dimension": ["object_class"]},
+        {"prompt_en": "x" * 2500, "dimension": ["object_class"]},
+        {"prompt_en": "a pig/cow", "prompt_used": "a pig stays in the city", "dimension": ["scene"]},
+    ]
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(listed))
+    common = ["--samples", "1", "--steps", "1", "-o"]
+    assert main(["evaluate", "sample", "--suite", str(path), *common, str(tmp_path / "all")]) == 1
+    said = capsys.readouterr()
+    assert "3 clips of 3 prompts: 2 made, 0 there before, 1 failed." in said.out
+    assert "must have at most 2000 characters" in said.err
+    assert "2 prompts cannot name a file as they are" in said.out
+    alone = ["evaluate", "sample", "--suite", str(path), "--dimensions", "scene", *common, str(tmp_path / "one")]
+    assert main(alone) == 0
+    (clip,) = (tmp_path / "one" / "videos").iterdir()
+    assert clip.name.startswith("a pig_cow~")
+    assert clip.read_bytes() == (tmp_path / "all" / "videos" / clip.name).read_bytes()
+    line = read_manifest(tmp_path / "all")[clip.name]
+    assert line["prompt"] == "a pig/cow" and line["prompt_used"] == "a pig stays in the city"
+    assert line["settings"]["num_inference_steps"] == 1
