@@ -20,4 +20,10 @@ const watcher = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "100px" });
 
-for (const element of document.querySelectorAll("[data-clip]")) watcher.observe(element);
+for (const element of document.querySelectorAll("[data-clip]")) {
+  watcher.observe(element);
+  // Controls hide half of a small clip, so they come with the pointer or the keyboard only.
+  for (const [event, shown] of [["pointerenter", true], ["focus", true], ["pointerleave", false], ["blur", false]]) {
+    element.addEventListener(event, () => { element.controls = shown; });
+  }
+}

@@ -90,7 +90,7 @@ class _Clips:
         kind = _PLAYABLE.get(Path(path).suffix.lower())
         if kind is None or not self._embed(path, kind):
             return f'<figure><div class="absent">{escape(path)}</div><figcaption>{caption}</figcaption></figure>'
-        tag = "img" if kind.startswith("image") else 'video loop muted playsinline controls preload="none"'
+        tag = "img" if kind.startswith("image") else 'video loop muted playsinline tabindex="0"'
         end = "" if kind.startswith("image") else "</video>"
         return f'<figure><{tag} data-clip="{escape(path, quote=True)}">{end}<figcaption>{caption}</figcaption></figure>'
 
@@ -124,7 +124,8 @@ def _summary(scored: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
         left_out = f" ({cell['left_out']} left out)" if cell["left_out"] else ""
         rows.append(
             f'<tr><td class="{own}"><a href="#{escape(name, quote=True)}">{escape(name)}</a></td><td><b>{number(value[0])}</b></td>'
-            f"<td>{interval(cell)}</td><td>{cell['clips']}{left_out}</td><td>{cell['prompts']}</td><td>{cell['broken']}</td>{baselines}"
+            f'<td class="tight">{interval(cell)}</td><td class="tight">'
+            f"{cell['clips']}{left_out}</td><td>{cell['prompts']}</td><td>{cell['broken']}</td>{baselines}"
             f"<td>{escape(cell['definition'])}</td></tr>"
         )
     head = "".join(
@@ -174,24 +175,25 @@ def _metric(name: str, value: Sequence[Any], cell: Mapping[str, Any], clips: _Cl
     parts = [
         f'<section id="{escape(name, quote=True)}"><h3>{escape(name)}</h3><p>{escape(cell["about"])} ({escape(cell["definition"])}).</p>'
     ]
+    left, right = [], []
     if numbers and value[0] is not None:
         marks = {
             kind: cell["baselines"][kind]["score"]
             for kind in BASELINES
             if cell["baselines"].get(kind, {}).get("score") is not None
         }
-        parts.append(distribution([x / scale for x in numbers], value[0], cell["low"], cell["high"], marks))
-        sampled = {cell["baselines"][kind]["clips"] for kind in marks}
-        if sampled:
-            parts.append(f"<p>Baselines from {max(sampled)} clips.</p>")
+        left.append(distribution([x / scale for x in numbers], value[0], cell["low"], cell["high"], marks))
+        count_of = max((cell["baselines"][kind]["clips"] for kind in marks), default=0)
+        left.append(f"<p>{len(numbers)} clips{f'; baselines from {count_of}' if count_of else ''}.</p>")
     lines = [item["frames"] for item in items if isinstance(item.get("frames"), list)]
     if lines:
-        parts.append(curves(lines, "frame by frame, each clip thin, mean bold"))
+        left.append(curves(lines, "frame by frame, each clip thin, mean bold"))
     order = sorted((item for item in kept if "error" not in item), key=lambda item: float(item["video_results"]))
     ends = (("worst", order[:count]), ("best", order[max(count, len(order) - count) :][::-1]))
     for word, chosen in ends:
         if chosen:
-            parts.append(f'<h4>{word}</h4><div class="clips">{"".join(clips.figure(item) for item in chosen)}</div>')
+            right.append(f'<h4>{word}</h4><div class="clips">{"".join(clips.figure(item) for item in chosen)}</div>')
+    parts.append(f'<div class="metric"><div>{"".join(left)}</div><div>{"".join(right)}</div></div>')
     return "".join(parts) + "</section>"
 
 

@@ -23,8 +23,9 @@ def distribution(
         high: other end.
         marks: name -> value.
     """
-    points = [*values, mean, *marks.values()]
-    start, stop = min(0.0, *points), max(1.0, *points)
+    points = [*values, mean, *marks.values(), *(end for end in (low, high) if end is not None)]
+    margin = max(0.01, 0.04 * (max(points) - min(points)))
+    start, stop = min(points) - margin, max(points) + margin
     inner = _WIDTH - _LEFT - _RIGHT
 
     def x(value: float) -> float:
@@ -91,7 +92,7 @@ def radar(axes: Sequence[str], models: Mapping[str, Mapping[str, float]], own: M
         models: name -> axis -> value in 0..1.
         own: axis -> value; axes that are missing have no dot.
     """
-    size, radius = 560, 190
+    size, radius = 640, 200
     centre = size / 2
 
     def point(index: int, value: float) -> tuple[float, float]:
