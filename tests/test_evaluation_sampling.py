@@ -77,7 +77,7 @@ def test_refusals(tmp_path) -> None:
     plain = Suite(name="mine", entries=(Entry(prompt="a cat"),), total=1)
     with pytest.raises(ValueError, match="`source` renders needs prompts of Stage"):
         sample_suite(plain, tmp_path / "a", RENDERS)
-    with pytest.raises(ValueError, match="`samples` and `workers` must be at least 1"):
+    with pytest.raises(ValueError, match="`samples`, `flickering_samples` and `workers` must be at least 1"):
         sample_suite(plain, tmp_path / "a", SamplingSettings(samples=0))
     for name, message in (
         ("frame.png", "`images` must be a folder that holds frame.png"),

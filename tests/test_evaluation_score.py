@@ -143,6 +143,29 @@ def test_what_cannot_be_computed_is_refused_with_the_reason(folder, name: str, m
         score_folder(folder, dimensions=[name])
 
 
+def test_pictures_that_prompts_name_must_be_there(folder) -> None:
+    from PIL import Image
+
+    listed = [
+        {"prompt_en": prompt, "image_name": "cat.png", "dimension": ["i2v_subject"]} for prompt in ("a cat", "a dog")
+    ]
+    path = folder.parent / "list.json"
+    path.write_text(json.dumps(listed))
+    name = "i2v_subject@pixels"
+    with pytest.raises(
+        ValueError, match=f"{name} cannot be computed: it needs the picture cat.png in .*; give its place with --images"
+    ):
+        score_folder(folder, dimensions=[name], prompts=path)
+    (folder.parent / "pictures").mkdir()
+    Image.fromarray(clip(0)[0]).save(folder.parent / "pictures" / "cat.png")
+    results = score_folder(
+        folder, dimensions=[name], prompts=path, pictures=folder.parent / "pictures", baseline_clips=1
+    )
+    items = {item["video_path"]: item for item in results[name][1]}
+    assert items["a cat-0.mp4"]["video_results"] > 0.99 and items["a cat-0.mp4"]["first_frame"] > 0.99
+    assert items["a cat-1.mp4"]["first_frame"] < 0.9
+
+
 def test_folders_that_hold_no_clips(tmp_path) -> None:
     with pytest.raises(ValueError, match="`folder` must hold clips"):
         score_folder(tmp_path)

@@ -40,6 +40,7 @@ def test_schema_is_read_and_written(listed) -> None:
     assert both.dimensions == ("appearance_style", "overall_consistency") and "appearance_style" in both.auxiliary
     assert suite.entries[1].to_json() == VBENCH_LIKE[1]
     assert [num_samples(entry, 5) for entry in suite.entries] == [25, 5, 5, 5]
+    assert num_samples(suite.entries[0], 5, flickering=1) == 1
     part = suite.for_dimensions(["dynamic_degree", "object_class"])
     assert [entry.prompt for entry in part.entries] == ["a bear", "a fox jumps"] and part.partial
     assert suite.first(2).partial and suite.first(2).sha256() != suite.sha256()
@@ -92,6 +93,19 @@ def test_suites_that_are_not_there(tmp_path) -> None:
         load_suite("stage", kinds=["rare"])
     with pytest.raises(ValueError, match="`num_prompts` must be between 1 and 350, got 0"):
         load_suite("stage").first(0)
+
+
+def test_camera_prompts_start_from_the_picture_of_their_caption(tmp_path) -> None:
+    listed = [
+        {"prompt_en": "a town", "dimension": ["i2v_background"], "image_type": "scenery", "image_name": "a town.jpg"},
+        {"prompt_en": "a town, camera zooms in", "dimension": ["camera_motion"], "image_type": "scenery"},
+    ]
+    (tmp_path / "vbench2_i2v_full_info.json").write_text(json.dumps(listed))
+    suite = load_suite("vbench-i2v", tmp_path)
+    assert [entry.image for entry in suite.entries] == ["a town.jpg"] * 2
+    assert (
+        len({entry.key for entry in suite.entries}) == 2 and clip_stems(suite.entries)[1] == "a town, camera zooms in"
+    )
 
 
 def test_stage_in_vbenchs_schema() -> None:

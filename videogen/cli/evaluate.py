@@ -91,7 +91,10 @@ def stage(
 def sample(
     suite: Annotated[str, typer.Option(help="vbench, vbench-i2v, stage, or a .json file in VBench's schema.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of samples; an interrupted run goes on there.")],
-    samples: Annotated[int, typer.Option(help="Clips per prompt (25 for temporal flickering).", min=1)] = 5,
+    samples: Annotated[int, typer.Option(help="Clips per prompt.", min=1)] = 5,
+    flickering_samples: Annotated[
+        int, typer.Option(help="Clips per prompt of temporal flickering, as VBench has it.", min=1)
+    ] = 25,
     model: Annotated[str, typer.Option(help="Folder of weights; default the shipped model.")] = "",
     seed: Annotated[int, typer.Option(help="Base of all seeds; each clip has its own.", min=0)] = 0,
     dimensions: Annotated[str, typer.Option(help="Only prompts of these dimensions, comma separated.")] = "",
@@ -142,6 +145,7 @@ def sample(
         model=model,
         source=source,  # type: ignore[arg-type]
         samples=samples,
+        flickering_samples=flickering_samples,
         seed=seed,
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
@@ -187,6 +191,9 @@ def score(
     ] = False,
     baseline_clips: Annotated[int, typer.Option(help="Clips of each metric that its baselines come from.", min=0)] = 16,
     scores: Annotated[Path | None, typer.Option(help="File that keeps judged clips.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures that prompts name; default the sampler's.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
     ray: Annotated[str, typer.Option(help="Address of a Ray cluster that does the work (auto, host:port).")] = "",
     vbench_python: Annotated[
@@ -224,6 +231,7 @@ def score(
             prompts=prompts,
             samples=samples,
             scores=scores,
+            pictures=images,
             workers=workers,
             ray=ray,
             baseline_clips=baseline_clips,

@@ -76,7 +76,11 @@ class Collection:
 
 
 def load_collection(
-    folder: Path, prompts: Path | None = None, samples: int | None = None, scores: Path | None = None
+    folder: Path,
+    prompts: Path | None = None,
+    samples: int | None = None,
+    scores: Path | None = None,
+    pictures: Path | None = None,
 ) -> Collection:
     """Finds out what a folder should hold.
 
@@ -85,6 +89,7 @@ def load_collection(
         prompts: VBench's list or one in its schema, for a folder without a manifest; without both, every file is its own prompt.
         samples: clips per prompt that `prompts` calls for; None = up to the highest index there is.
         scores: where judged clips are kept; None = in the sampler's folder, or beside a folder of other origin.
+        pictures: folder of the pictures that prompts name; None = `pictures` in the folder.
 
     Raises:
         ValueError: no such folder, no clip in it, or arguments that contradict its manifest.
@@ -97,7 +102,7 @@ def load_collection(
             raise ValueError(
                 f"`prompts` and `samples` must not be given for {folder}, whose manifest says what it holds."
             )
-        return _sampled(folder, scores)
+        return _sampled(folder, scores, pictures)
     files = sorted(
         path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
     )
@@ -116,7 +121,7 @@ def load_collection(
     return Collection(
         root=folder,
         videos=folder,
-        pictures=folder / PICTURE_FOLDER,
+        pictures=pictures or folder / PICTURE_FOLDER,
         clips=clips,
         unexpected=unexpected,
         about=about,
@@ -163,13 +168,13 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _sampled(folder: Path, scores: Path | None) -> Collection:
+def _sampled(folder: Path, scores: Path | None, pictures: Path | None) -> Collection:
     settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     entries = read_suite(folder / PROMPTS, settings["suite"]).entries
     manifest = read_manifest(folder)
     clips = []
     for entry, stem in zip(entries, clip_stems(entries), strict=True):
-        for index in range(num_samples(entry, settings["samples"])):
+        for index in range(num_samples(entry, settings["samples"], settings["flickering_samples"])):
             name = clip_name(stem, index)
             line = manifest.get(name, {})
             clips.append(
@@ -190,7 +195,7 @@ def _sampled(folder: Path, scores: Path | None) -> Collection:
     return Collection(
         root=folder,
         videos=videos,
-        pictures=folder / PICTURE_FOLDER,
+        pictures=pictures or folder / PICTURE_FOLDER,
         clips=tuple(clips),
         unexpected=tuple(sorted(set(there) - expected)),
         about=settings,

@@ -35,7 +35,7 @@ from videogen.evaluation.collection import (
 )
 from videogen.evaluation.spread import JobFailed, spread
 from videogen.evaluation.stage_suite import true_clip
-from videogen.evaluation.suite import Entry, Suite, clip_seed, num_samples
+from videogen.evaluation.suite import FLICKERING_SAMPLES, Entry, Suite, clip_seed, num_samples
 from videogen.receipt import weights_sha256
 
 Source = Literal["model", "renders"]
@@ -49,7 +49,8 @@ class SamplingSettings:
     Attributes:
         model: folder of weights; "" = the shipped ones.
         source: "model"; "renders" draws what Stage prompts ask for, to measure the checkers.
-        samples: clips per prompt (25 where temporal flickering is tested).
+        samples: clips per prompt.
+        flickering_samples: of prompts that test temporal flickering.
         seed: base of all seeds.
         num_inference_steps: None = the model's own.
         guidance_scale: None = the model's own.
@@ -62,6 +63,7 @@ class SamplingSettings:
     model: str = ""
     source: Source = "model"
     samples: int = 5
+    flickering_samples: int = FLICKERING_SAMPLES
     seed: int = 0
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
@@ -109,8 +111,8 @@ def sample_suite(
     Raises:
         ValueError: the folder belongs to another run, a picture is missing, or a setting is out of range.
     """
-    if settings.samples < 1 or workers < 1:
-        raise ValueError("`samples` and `workers` must be at least 1.")
+    if min(settings.samples, settings.flickering_samples, workers) < 1:
+        raise ValueError("`samples`, `flickering_samples` and `workers` must be at least 1.")
     if settings.source == "renders" and any(entry.stage is None for entry in suite.entries):
         raise ValueError("`source` renders needs prompts of Stage; take --suite stage.")
     folder = Path(folder)
@@ -126,7 +128,7 @@ def sample_suite(
             "folder": str(folder),
         }
         for entry, stem in zip(entries, stems, strict=True)
-        for index in range(num_samples(entry, settings.samples))
+        for index in range(num_samples(entry, settings.samples, settings.flickering_samples))
     ]
     done = _finished(folder)
     todo = [job for job in jobs if job["file"] not in done]

@@ -50,6 +50,7 @@ def score_folder(
     prompts: str | Path | None = None,
     samples: int | None = None,
     scores: str | Path | None = None,
+    pictures: str | Path | None = None,
     workers: int = 1,
     ray: str = "",
     baseline_clips: int = BASELINE_CLIPS,
@@ -64,6 +65,7 @@ def score_folder(
         prompts: list in VBench's schema for a folder without a manifest.
         samples: clips per prompt that `prompts` calls for.
         scores: file that keeps what is judged.
+        pictures: folder of the pictures that prompts name; None = that of the sampler.
         workers: processes on this machine.
         ray: address of a Ray cluster that does the work in place of this machine.
         baseline_clips: how many clips of each metric the baselines are taken from; 0 = no baselines.
@@ -79,7 +81,11 @@ def score_folder(
     if baseline_clips < 0 or workers < 1:
         raise ValueError("`baseline_clips` must be at least 0 and `workers` at least 1.")
     collection = load_collection(
-        Path(folder), Path(prompts) if prompts else None, samples, Path(scores) if scores else None
+        Path(folder),
+        Path(prompts) if prompts else None,
+        samples,
+        Path(scores) if scores else None,
+        Path(pictures) if pictures else None,
     )
     names, refused = choose_metrics(collection, dimensions, all_clips)
     plan = {
@@ -118,14 +124,15 @@ def choose_metrics(
         fitting = [
             n for n in METRICS if any(_belongs(n, clip.entry, collection, all_clips) for clip in collection.clips)
         ]
-        refused |= {name: reason for name in fitting if (reason := METRICS[name].missing()) is not None}
-        return [name for name in fitting if METRICS[name].missing() is None], refused
+        reasons = {name: _missing(name, collection) for name in fitting}
+        refused |= {name: reason for name, reason in reasons.items() if reason is not None}
+        return [name for name in fitting if reasons[name] is None], refused
     for name in dimensions:
         if name in NOT_COMPUTED:
             raise ValueError(f"`dimensions` {name} cannot be computed: {NOT_COMPUTED[name]}.")
         if name not in METRICS:
             raise ValueError(f"`dimensions` must be among {', '.join(METRICS)}, got {name}.")
-        reason = METRICS[name].missing()
+        reason = _missing(name, collection)
         if reason is not None:
             raise ValueError(f"`dimensions` {name} cannot be computed: {reason}.")
         if not any(_belongs(name, clip.entry, collection, all_clips) for clip in collection.clips):
@@ -258,6 +265,18 @@ def check_integrity(collection: Collection, records: Mapping[str, Record]) -> di
     }
 
 
+def _missing(name: str, collection: Collection) -> str | None:
+    """Why a metric cannot be computed of these clips, or `None`: a package or a picture is missing."""
+    metric = METRICS[name]
+    if (reason := metric.missing()) is not None or not metric.picture:
+        return reason
+    wanted = {getattr(clip.entry, metric.picture) for clip in collection.clips} - {""}
+    lacking = sorted(file for file in wanted if not (collection.pictures / Path(file).name).is_file())
+    return (
+        f"it needs the picture {lacking[0]} in {collection.pictures}; give its place with --images" if lacking else None
+    )
+
+
 def _belongs(name: str, entry: Entry, collection: Collection, all_clips: bool) -> bool:
     """Whether a metric is taken of a prompt's clips: it applies, and the list, if it has prompts for this dimension, means this one for it."""
     if not METRICS[name].applies(entry):
@@ -295,7 +314,7 @@ def _usable(lines: Iterable[Record], hashes: Mapping[str, str]) -> dict[str, Rec
 
 
 def _merged(old: Record | None, new: Record) -> Record:
-    merged = dict(new)
+    merged = {**(old or {}), **new}
     if old is not None and "values" in old:
         merged["values"] = {**old["values"], **new.get("values", {})}
         baselines = {
@@ -303,8 +322,6 @@ def _merged(old: Record | None, new: Record) -> Record:
             for kind in BASELINES
         }
         merged["baselines"] = baselines
-        if "stage" in old and "stage" not in new:
-            merged["stage"] = old["stage"]
     return merged
 
 
@@ -352,11 +369,8 @@ def _picture_paths(folder: Path, entry: Entry, subjects: Sequence[str]) -> dict[
     """The pictures that a clip is compared with: its own, and for a subject those of others, the same ones in every run."""
     found = {}
     for name, file in (("image", entry.image), ("subject", entry.subject)):
-        if file:
-            path = folder / Path(file).name
-            if not path.is_file():
-                raise ValueError(f"`folder` must hold the picture {path}, which the prompt {entry.prompt!r} names.")
-            found[name] = str(path)
+        if file and (folder / Path(file).name).is_file():
+            found[name] = str(folder / Path(file).name)
     if entry.subject:
         others = [file for file in subjects if file != entry.subject and (folder / Path(file).name).is_file()]
         others.sort(key=lambda file: hashlib.sha256(f"{entry.key}:{file}".encode()).digest())

@@ -38,6 +38,16 @@ VBENCH_DIMENSIONS = (
     "overall_consistency",
 )
 I2V_DIMENSIONS = ("i2v_subject", "i2v_background", "camera_motion")
+CAMERA_PHRASES = {
+    "camera pans left": "pan_left",
+    "camera pans right": "pan_right",
+    "camera tilts up": "tilt_up",
+    "camera tilts down": "tilt_down",
+    "camera zooms in": "zoom_in",
+    "camera zooms out": "zoom_out",
+    "camera static": "static",
+}
+"""How VBench-I2V's prompts name a camera move -> its class."""
 FLICKERING_SAMPLES = 25
 _KEYS = {"prompt_en", "dimension", "auxiliary_info", "prompt_used", "image_name", "subject_name", "stage", "image_type"}
 
@@ -201,7 +211,8 @@ def load_suite(
         return _stage_suite(split, rung, kinds)
     if name in ("vbench", "vbench-i2v"):
         path = _vbench_file(VBENCH_FILE if name == "vbench" else I2V_FILE, prompts, name)
-        return read_suite(path, name)
+        suite = read_suite(path, name)
+        return suite if name == "vbench" else _with_first_frames(suite)
     path = Path(name)
     if path.suffix.lower() != ".json":
         raise ValueError(f"`suite` must be vbench, vbench-i2v, stage or a .json file in VBench's schema, got {name}.")
@@ -258,9 +269,9 @@ def with_rewritten(suite: Suite, path: Path) -> Suite:
     )
 
 
-def num_samples(entry: Entry, samples: int) -> int:
+def num_samples(entry: Entry, samples: int, flickering: int = FLICKERING_SAMPLES) -> int:
     """Clips of a prompt: VBench asks for 25 where temporal flickering is tested, since its static filter drops many."""
-    return max(samples, FLICKERING_SAMPLES) if "temporal_flickering" in entry.dimensions else samples
+    return flickering if "temporal_flickering" in entry.dimensions else samples
 
 
 def clip_seed(entry: Entry, index: int, base: int = 0) -> int:
@@ -288,6 +299,19 @@ def _vbench_file(file: str, prompts: Path | None, name: str) -> Path:
             f"`suite` {name} needs {file}, which the installed vbench lacks; give its place with --prompts."
         )
     raise ValueError(f"`suite` {name} needs {file}: pip install --no-deps vbench, or give its place with --prompts.")
+
+
+def _with_first_frames(suite: Suite) -> Suite:
+    """VBench-I2V names a picture with its caption only; "CAPTION, camera pans left" starts from the same one."""
+    pictures = {entry.prompt: entry.image for entry in suite.entries if entry.image}
+
+    def completed(entry: Entry) -> Entry:
+        caption = next(
+            (entry.prompt.removesuffix(f", {p}") for p in CAMERA_PHRASES if entry.prompt.endswith(p)), entry.prompt
+        )
+        return entry if entry.image else replace(entry, image=pictures.get(caption, f"{caption}.jpg"))
+
+    return replace(suite, entries=tuple(map(completed, suite.entries)))
 
 
 def _stage_suite(split: str, rung: str, kinds: Sequence[str] | None) -> Suite:

@@ -38,6 +38,7 @@ class Metric:
         about: what it measures, for the report; higher is better for all.
         applies: whether a prompt asks for it at all.
         extractor: of features, or "".
+        picture: which picture of the prompt it needs: "image" (the first frame), "subject" or "".
         min_frames: shorter clips count as broken.
         version: raised when the numbers change, so that stored ones are made anew.
     """
@@ -47,6 +48,7 @@ class Metric:
     about: str
     applies: Callable[[Entry], bool] = _always
     extractor: str = ""
+    picture: Literal["", "image", "subject"] = ""
     min_frames: int = 2
     version: int = 1
 
@@ -137,6 +139,7 @@ def _table() -> dict[str, Metric]:
                 about=f"likeness to the first-frame picture and between neighbours; features: {chosen} (VBench: "
                 + ("DINO)" if name == "i2v_subject" else "DreamSim)"),
                 applies=_has_image,
+                picture="image",
                 extractor=chosen,
             )
     for name, key in stage.ATTRIBUTE_OF.items():
@@ -160,7 +163,9 @@ def _table() -> dict[str, Metric]:
         ("identity_margin@look", identity.margin, "likeness to the subject minus that to strangers"),
         ("identity_retrieval@look", identity.retrieval, "the subject is found among strangers (1 of 5 by chance)"),
     ):
-        table[name] = Metric(measure=measure, definition="proxy", about=about, applies=_has_subject, min_frames=1)
+        table[name] = Metric(
+            measure=measure, definition="proxy", about=about, applies=_has_subject, picture="subject", min_frames=1
+        )
     return table
 
 

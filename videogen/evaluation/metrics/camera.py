@@ -15,17 +15,8 @@ import cv2
 import numpy as np
 
 from videogen.evaluation.metrics.sample import Sample, Value
-from videogen.evaluation.suite import Entry
+from videogen.evaluation.suite import CAMERA_PHRASES, Entry
 
-PHRASES = {
-    "camera pans left": "pan_left",
-    "camera pans right": "pan_right",
-    "camera tilts up": "tilt_up",
-    "camera tilts down": "tilt_down",
-    "camera zooms in": "zoom_in",
-    "camera zooms out": "zoom_out",
-    "camera static": "static",
-}
 _BOTH = {
     ("left", "left"): "pan_right",
     ("right", "right"): "pan_left",
@@ -43,7 +34,7 @@ _WORKING_SIDE = 192  # small frames are enlarged to this for following
 
 def asked_camera(entry: Entry) -> str | None:
     """The class that a prompt names in VBench-I2V's words ("camera pans left"), or `None`."""
-    return next((name for phrase, name in PHRASES.items() if phrase in entry.prompt), None)
+    return next((name for phrase, name in CAMERA_PHRASES.items() if phrase in entry.prompt), None)
 
 
 def camera_motion(sample: Sample) -> Value:
@@ -55,7 +46,7 @@ def camera_motion(sample: Sample) -> Value:
 
 
 def camera_classes(sample: Sample) -> set[str]:
-    """What the vote says: a subset of the values of `PHRASES`, empty where nothing is clear."""
+    """What the vote says: a subset of the values of `CAMERA_PHRASES`, empty where nothing is clear."""
     height, width = sample.frames.shape[1:3]
     whole = whole_movement(sample.grey)
     if whole is None:
