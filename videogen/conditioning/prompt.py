@@ -53,7 +53,7 @@ def check_prompt(prompt: str, name: str = "prompt", allow_empty: bool = False) -
     return prompt
 
 
-def unknown_words(prompt: str, words: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
+def unknown_words(prompt: str, words: Mapping[str, Iterable[str]], num_nearest: int = 3) -> dict[str, list[str]]:
     """The words of a prompt that the model has never met.
 
     English is compared word by word, plurals with their singular; Chinese by the longest known phrase at each place.
@@ -62,9 +62,10 @@ def unknown_words(prompt: str, words: Mapping[str, Iterable[str]]) -> dict[str, 
     Args:
         prompt: without camera brackets.
         words: known phrases by language, ``{"en": [...], "zh": [...]}``; stop-words are known without being listed.
+        num_nearest: how many known words are suggested for each unknown one; looking for them takes most of the time, 0 = none.
 
     Returns:
-        unknown word -> up to three nearest known ones, in the order of the prompt.
+        unknown word -> nearest known ones, in the order of the prompt.
     """
     phrases_en = sorted({phrase.casefold() for phrase in words.get("en", ())})
     known_en = {word for phrase in phrases_en for word in _WORD.findall(phrase)} | _STOP_WORDS_EN
@@ -78,11 +79,14 @@ def unknown_words(prompt: str, words: Mapping[str, Iterable[str]]) -> dict[str, 
         text = match.group()
         if _HAN.fullmatch(text):
             for part in _unmatched(text, known_zh, longest):
-                found.setdefault(part, difflib.get_close_matches(part, phrases_zh, n=3, cutoff=0.3))
+                found.setdefault(part, _nearest(part, phrases_zh, num_nearest, 0.3))
         elif not known_en.intersection(_singulars(text)):
-            nearest = difflib.get_close_matches(text, sorted(known_en - _STOP_WORDS_EN), n=3, cutoff=0.55)
-            found.setdefault(text, nearest)
+            found.setdefault(text, _nearest(text, sorted(known_en - _STOP_WORDS_EN), num_nearest, 0.55))
     return found
+
+
+def _nearest(word: str, known: list[str], count: int, cutoff: float) -> list[str]:
+    return difflib.get_close_matches(word, known, n=count, cutoff=cutoff) if count else []
 
 
 def vocabulary_warnings(prompt: str, vocabulary: Mapping[str, Any] | None) -> list[str]:

@@ -185,8 +185,8 @@ class Suite:
         nothing: dict[str, list[str]] = {language: [] for language in known}
 
         def share(entry: Entry) -> float:
-            content = len(unknown_words(entry.text, nothing))
-            return 1 - len(unknown_words(entry.text, known)) / content if content else 0.0
+            content = len(unknown_words(entry.text, nothing, 0))
+            return 1 - len(unknown_words(entry.text, known, 0)) / content if content else 0.0
 
         order = sorted(range(len(self.entries)), key=lambda index: (-share(self.entries[index]), index))
         return replace(self, entries=tuple(self.entries[index] for index in sorted(order[:count])))
