@@ -119,7 +119,7 @@ def sample_suite(
     entries, stems = suite.entries, clip_stems(suite.entries)
     _claim(folder, suite, settings)
     _provide_pictures(folder / PICTURE_FOLDER, suite, Path(images) if images is not None else None)
-    jobs = [
+    jobs: list[dict[str, Any]] = [
         {
             "file": clip_name(stem, index),
             "entry": entry.to_json(),
@@ -265,9 +265,10 @@ def _sample(job: Mapping[str, Any]) -> dict[str, Any]:
     entry = Entry.from_json(job["entry"])
     folder = Path(job["folder"])
     settings = _sampler["settings"]
+    extra: dict[str, Any] = {}
     if settings["source"] == "renders":
         assert entry.stage is not None
-        frames, fps, extra = true_clip(str(entry.stage["id"]), job["index"]), 12.0, {}
+        frames, fps = true_clip(str(entry.stage["id"]), job["index"]), 12.0
     else:
         frames, fps, extra = _generate(entry, job["seed"], settings, folder / PICTURE_FOLDER)
     path = folder / VIDEO_FOLDER / job["file"]

@@ -197,7 +197,9 @@ def score(
         ssim=round(float(torch.cat(ssim).mean()), 4),
         temporal_error=round(float(torch.cat(change).mean()), 2),
         psnr_actor=round(float(torch.cat(actors).nanmean()), 2) if actors else None,
-        distances=distances(*(stack_features(clips, extractor) for clips in pixels), extractor) if extractor else None,
+        distances=distances(stack_features(pixels[0], extractor), stack_features(pixels[1], extractor), extractor)
+        if extractor
+        else None,
     )
 
 

@@ -198,7 +198,8 @@ def merge_vbench(
     by_file = {clip.file: clip for clip in collection.clips}
     about, not_computed = dict(meta["metrics"]), dict(meta["not_computed"])
     for name, value in scored.items():
-        items, groups = [], {}
+        items: list[dict[str, Any]] = []
+        groups: dict[str, list[float]] = {}
         for item in value[-1]:
             clip = by_file.get(Path(item["video_path"]).name)
             if clip is None:
