@@ -195,7 +195,12 @@ def test_command(folder, capsys) -> None:
     assert "temporal_flickering" in said.out and "5 of 5 clips are there." in said.out
     assert "1 cannot be decoded (count as 0): a dog-1.mp4" in said.out
     assert "scoring: 5 of 5 clips" in said.err
-    assert json.loads(out.read_text())["temporal_flickering"][0] > 0.7
+    written = json.loads(out.read_text())
+    assert written["temporal_flickering"][0] > 0.7 and len(out.read_text().splitlines()) == 3 * 7 + 5
+    assert (
+        main(["evaluate", "score", str(folder), "--dimensions", CHEAP[0], "--baseline-clips", "1", "--markdown"]) == 0
+    )
+    assert "| `temporal_flickering` | " in capsys.readouterr().out
     assert main(["evaluate", "score", str(folder), "--html", "report.txt"]) == 2
     assert "`--html` must end in one of .html" in capsys.readouterr().err
 

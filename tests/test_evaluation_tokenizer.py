@@ -101,3 +101,17 @@ def test_an_empty_media_folder_is_refused(tmp_path):
             latent_channels=8, encoder_widths=(16, 32, 64), decoder_widths=(16, 32, 64)
         ).save_pretrained(tmp_path / "vae")
         evaluation.main([str(tmp_path / "vae"), "--media", str(tmp_path), "--num-clips", "1"])
+
+
+def test_distances_name_their_extractor_and_sizes():
+    torch.manual_seed(0)
+    vae = CausalVideoAutoencoder(
+        latent_channels=8, encoder_widths=(16, 32, 64), decoder_widths=(16, 32, 64), decoder_blocks=(1, 1, 1)
+    )
+    video = torch.rand(2, 3, 9, 32, 32) * 2 - 1
+    scores = evaluation.score(vae, video, extractor="pixels")
+    assert scores.distances is not None and scores.distances.frechet > 0
+    assert (scores.distances.extractor, scores.distances.clips, scores.distances.reference_clips) == ("pixels", 2, 2)
+    assert "Fréchet (pixels)" in evaluation.scores_table({"noise": scores})
+    assert evaluation.score(vae, video[:1], extractor="pixels").distances is None
+    assert evaluation.score(vae, video).distances is None

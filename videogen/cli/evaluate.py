@@ -196,6 +196,7 @@ def score(
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
     ray: Annotated[str, typer.Option(help="Address of a Ray cluster that does the work (auto, host:port).")] = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown, in percent.")] = False,
     vbench_python: Annotated[
         Path | None, typer.Option(help="Interpreter with the vbench package: run VBench itself as well.")
     ] = None,
@@ -211,9 +212,8 @@ def score(
             check_output_path(path, (suffix,), option)
     if vbench_python is None and (vbench_dimensions or vbench_cache is not None):
         raise ValueError("`--vbench-dimensions` and `--vbench-cache` need `--vbench-python`.")
-    from videogen.evaluation.score import score_folder
-    from videogen.evaluation.stage_suite import write_json
-    from videogen.evaluation.tables import format_results, integrity_lines
+    from videogen.evaluation.score import score_folder, write_results
+    from videogen.evaluation.tables import format_results, integrity_lines, markdown_table
 
     bridge = None
     if vbench_python is not None:  # what is missing is said before anything is computed
@@ -249,11 +249,11 @@ def score(
 
         scored, failed = run_vbench(installation, collection, chosen, say)
         results = merge_vbench(results, collection, scored, {**refused, **failed}, installation)
-    typer.echo(format_results(results))
+    typer.echo(markdown_table(results) if markdown else format_results(results))
     for line in integrity_lines(results):
         typer.echo(line)
     if json_ is not None:
-        write_json(json_, results)
+        write_results(json_, results)
         typer.echo(f"Wrote {json_}.")
     if html is not None:
         from videogen.evaluation.report import write_report

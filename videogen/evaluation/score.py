@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from videogen._version import __version__
+from videogen.data.files import write_atomic
 from videogen.data.video import Video, read_video
 from videogen.evaluation.baselines import BASELINES, baseline_frames
 from videogen.evaluation.collection import (
@@ -222,6 +223,15 @@ def summarise(
     if stage is not None:
         meta["stage"] = stage
     return {**results, "meta": [None, [meta]]}
+
+
+def write_results(path: str | Path, results: Mapping[str, Any]) -> None:
+    """Writes results as JSON with one clip per line, whole or not at all."""
+    parts = []
+    for name, (value, items) in results.items():
+        lines = ",\n".join(json.dumps(item, ensure_ascii=False) for item in items)
+        parts.append(f"{json.dumps(name)}: [{json.dumps(value)}, [\n{lines}\n]]")
+    write_atomic(path, ("{\n" + ",\n".join(parts) + "\n}\n").encode())
 
 
 def meta_of(results: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,24 @@ def format_results(results: Mapping[str, Any]) -> str:
     return align(rows)
 
 
+def markdown_table(results: Mapping[str, Any]) -> str:
+    """The same in Markdown, in percent."""
+    lines = [
+        "| metric | score | 95 % interval | clips | " + " | ".join(BASELINES) + " |",
+        "| --- |" + " ---: |" * (3 + len(BASELINES)),
+    ]
+    about = meta_of(results)["metrics"]
+    for name, value in results.items():
+        if name == "meta":
+            continue
+        cell = about[name]
+        ends = "" if cell["low"] is None else f"{100 * cell['low']:.1f} .. {100 * cell['high']:.1f}"
+        marks = [cell["baselines"].get(kind, {}).get("score") for kind in BASELINES]
+        shown = [_percent(value[0]), ends, str(cell["clips"] - cell["left_out"]), *map(_percent, marks)]
+        lines.append(f"| `{name}` | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
 def integrity_lines(results: Mapping[str, Any]) -> Iterator[str]:
     """What is missing, broken, double or only a part, one sentence each."""
     meta = meta_of(results)
@@ -64,6 +82,10 @@ def integrity_lines(results: Mapping[str, Any]) -> Iterator[str]:
 def number(value: float | None) -> str:
     """Four decimals, or a dash."""
     return "-" if value is None else f"{value:.4f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def interval(cell: Mapping[str, Any]) -> str:

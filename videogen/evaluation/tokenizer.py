@@ -74,7 +74,7 @@ class TokenizerScores:
         ssim: structural similarity of luma, 0 to 1.
         temporal_error: mean absolute error of the change from frame to frame, in 8-bit steps; 0 for one frame.
         psnr_actor: dB inside the actors' boxes; `None` where there are none.
-        distances: between the sets of originals and reconstructions, with their extractor and sizes; `None` if none was named.
+        distances: between the sets of originals and reconstructions, with their extractor and sizes; `None` if none was named, or of one clip.
     """
 
     num_clips: int
@@ -198,7 +198,7 @@ def score(
         temporal_error=round(float(torch.cat(change).mean()), 2),
         psnr_actor=round(float(torch.cat(actors).nanmean()), 2) if actors else None,
         distances=distances(stack_features(pixels[0], extractor), stack_features(pixels[1], extractor), extractor)
-        if extractor
+        if extractor and len(video) > 1
         else None,
     )
 
