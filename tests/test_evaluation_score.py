@@ -162,7 +162,7 @@ def test_pictures_that_prompts_name_must_be_there(folder) -> None:
         folder, dimensions=[name], prompts=path, pictures=folder.parent / "pictures", baseline_clips=1
     )
     items = {item["video_path"]: item for item in results[name][1]}
-    assert items["a cat-0.mp4"]["video_results"] > 0.99 and items["a cat-0.mp4"]["first_frame"] > 0.99
+    assert items["a cat-0.mp4"]["video_results"] > 0.97 and items["a cat-0.mp4"]["first_frame"] > 0.97
     assert items["a cat-1.mp4"]["first_frame"] < 0.9
 
 

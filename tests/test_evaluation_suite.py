@@ -73,6 +73,11 @@ def test_rewritten_prompts_keep_their_names(listed, tmp_path) -> None:
         ('[{"prompt_en": "a", "dimension": "b"}]', r"`x.json\[0\].dimension` must be a list of names"),
         ('[{"prompt_en": "a", "promt_used": "b"}]', "got promt_used; rename it"),
         ("nothing", "must be a JSON file"),
+        (r'[{"prompt_en": "a \udcff"}]', r"`x.json\[0\].prompt_en` must be valid text"),
+        (
+            '[{"prompt_en": "a", "prompt_used": "b"}, {"prompt_en": "a"}]',
+            "must be one for each prompt, got another for 'a'",
+        ),
     ],
 )
 def test_other_content_is_refused(tmp_path, content: str, message: str) -> None:

@@ -289,7 +289,7 @@ def _generate(
     if entry.subject:
         with Image.open(pictures / _picture_name(entry.subject)) as picture:
             options["subject_images"] = picture.convert("RGB")
-    output = pipe(entry.text, generator=[torch.Generator().manual_seed(seed)], **options)
+    output = pipe(entry.text, seed=seed, **options)
     extra: dict[str, Any] = {"settings": output.settings}
     if entry.text != entry.prompt:
         extra["prompt_used"] = entry.text
@@ -306,7 +306,10 @@ def _pipeline(kind: str, model: str) -> Any:
         names = {"text": "TextToVideoPipeline", "image": "ImageToVideoPipeline", "subject": "SubjectToVideoPipeline"}
         made: Sequence[Any] = [_sampler[name] for name in names if name in _sampler]
         cls = getattr(videogen_pipelines, names[kind])
-        pipe = cls.from_pipe(made[0]) if made else cls.from_pretrained(model_folder(model))
+        if made:
+            pipe = cls.from_pipe(made[0])
+        else:
+            pipe = cls.from_pretrained(model_folder(model)).to("cuda" if torch.cuda.is_available() else "cpu")
         pipe.set_progress_bar_config(disable=True)
         _sampler[kind] = pipe
     return _sampler[kind]

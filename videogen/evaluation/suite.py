@@ -107,6 +107,12 @@ class Entry:
         """
         if not isinstance(raw, Mapping) or not isinstance(raw.get("prompt_en"), str) or not raw["prompt_en"]:
             raise ValueError(f"`{where}` must be an object with a text `prompt_en`, got {json.dumps(raw)[:80]}.")
+        try:
+            raw["prompt_en"].encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"`{where}.prompt_en` must be valid text, got {raw['prompt_en']!r}; type it again."
+            ) from None
         dimensions = raw.get("dimension", [])
         if not isinstance(dimensions, list) or not all(isinstance(name, str) for name in dimensions):
             raise ValueError(f"`{where}.dimension` must be a list of names, got {json.dumps(dimensions)[:80]}.")
@@ -233,15 +239,18 @@ def read_suite(path: Path, name: str) -> Suite:
         raise ValueError(f"`suite` must be a JSON file, got {path} ({error}).") from None
     if not isinstance(raw, list) or not raw:
         raise ValueError(f"`suite` must be a list of objects as in {VBENCH_FILE}, got {path}.")
-    merged: dict[tuple[str, str], Entry] = {}
+    merged: dict[str, Entry] = {}
     for index, item in enumerate(raw):
         entry = Entry.from_json(item, f"{path.name}[{index}]")
-        place = entry.key, entry.text
-        if place in merged:
-            other = merged[place]
+        other = merged.get(entry.key)
+        if other is not None:
+            if other.text != entry.text:
+                raise ValueError(
+                    f"`{path.name}[{index}].prompt_used` must be one for each prompt, got another for {entry.prompt!r}."
+                )
             dimensions = tuple(dict.fromkeys(other.dimensions + entry.dimensions))
             entry = replace(other, dimensions=dimensions, auxiliary={**other.auxiliary, **entry.auxiliary})
-        merged[place] = entry
+        merged[entry.key] = entry
     return Suite(name=name, entries=tuple(merged.values()), total=len(merged), folder=path.parent)
 
 
