@@ -166,7 +166,26 @@ def test_pictures_that_prompts_name_must_be_there(folder) -> None:
     assert items["a cat-1.mp4"]["first_frame"] < 0.9
 
 
+def test_other_versions_of_a_metric_are_not_kept(folder, monkeypatch) -> None:
+    from dataclasses import replace
+
+    from videogen.evaluation import score as module
+
+    score_folder(folder, dimensions=CHEAP[:2], baseline_clips=1)
+    calls: list[tuple[int, int]] = []
+    newer = {
+        name: replace(metric, version=2) if name == CHEAP[1] else metric for name, metric in module.METRICS.items()
+    }
+    monkeypatch.setattr(module, "METRICS", newer)
+    score_folder(folder, dimensions=CHEAP[:1], baseline_clips=1, report=lambda *c: calls.append(c))
+    assert calls == [(5, 5)]
+    score_folder(folder, dimensions=CHEAP[:2], baseline_clips=1, report=lambda *c: calls.append(c))
+    assert calls[1] == (1, 5) and calls[-1] == (5, 5)
+
+
 def test_folders_that_hold_no_clips(tmp_path) -> None:
+    with pytest.raises(ValueError, match="`workers` and `ray` must not both be given"):
+        score_folder(tmp_path, workers=2, ray="auto")
     with pytest.raises(ValueError, match="`folder` must hold clips"):
         score_folder(tmp_path)
     with pytest.raises(ValueError, match="`folder` must be a folder of clips"):

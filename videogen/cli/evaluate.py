@@ -189,7 +189,7 @@ def score(
     all_clips: Annotated[
         bool, typer.Option("--all-clips", help="Judge clips also by metrics that their prompts are not meant for.")
     ] = False,
-    baseline_clips: Annotated[int, typer.Option(help="Clips of each metric that its baselines come from.", min=0)] = 16,
+    baseline_clips: Annotated[int, typer.Option(help="Clips of each metric that its baselines come from.", min=0)] = 8,
     scores: Annotated[Path | None, typer.Option(help="File that keeps judged clips.")] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of the pictures that prompts name; default the sampler's.")

@@ -37,7 +37,7 @@ from videogen.evaluation.statistics import clustered_interval
 from videogen.evaluation.suite import Entry
 
 MAX_FRAMES = 4096
-BASELINE_CLIPS = 16
+BASELINE_CLIPS = 8
 """Clips of each metric that its baselines are taken from."""
 
 Job = dict[str, Any]
@@ -81,6 +81,10 @@ def score_folder(
     """
     if baseline_clips < 0 or workers < 1:
         raise ValueError("`baseline_clips` must be at least 0 and `workers` at least 1.")
+    if ray and workers > 1:
+        raise ValueError(
+            f"`workers` and `ray` must not both be given, got {workers} and {ray}; the cluster has its own."
+        )
     collection = load_collection(
         Path(folder),
         Path(prompts) if prompts else None,
@@ -203,6 +207,7 @@ def summarise(
         about[name] = {
             "definition": metric.definition,
             "about": metric.about,
+            "version": metric.version,
             "clips": len(items),
             "prompts": len(groups),
             "broken": sum("error" in item for item in items),

@@ -40,7 +40,7 @@ class Metric:
         extractor: of features, or "".
         picture: which picture of the prompt it needs: "image" (the first frame), "subject" or "".
         min_frames: shorter clips count as broken.
-        version: raised when the numbers change, so that stored ones are made anew.
+        version: another one when the numbers change, so that stored ones are made anew.
     """
 
     measure: Callable[[Sample], Value]
@@ -149,6 +149,7 @@ def _table() -> dict[str, Metric]:
             about=f"the checkers see the {key} that the prompt names",
             applies=partial(stage.is_asked, metric=name),
             min_frames=1,
+            version=stage.checkers_version(),
         )
     table["all@stage"] = Metric(
         measure=stage.everything,
@@ -156,6 +157,7 @@ def _table() -> dict[str, Metric]:
         about="everything that the prompt names is right",
         applies=partial(stage.is_asked, metric="all@stage"),
         min_frames=1,
+        version=stage.checkers_version(),
     )
     for name, measure, about in (
         ("identity_mean@look", identity.likeness, "likeness to the subject's picture, mean over frames"),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from videogen.data.stage.vocabulary import rungs
+from videogen.evaluation import stage as checkers
 from videogen.evaluation.metrics.sample import Sample, Value
 from videogen.evaluation.stage import Verdict, check
 from videogen.evaluation.suite import Entry
@@ -23,6 +27,15 @@ ATTRIBUTE_OF = {
     "identity@stage": "identity",
 }
 """Metric -> attribute of `videogen.evaluation.stage.check`."""
+
+
+@lru_cache(maxsize=1)
+def checkers_version() -> int:
+    """A number that changes with the checkers' code, so that what older ones judged is judged anew."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(checkers.__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return int.from_bytes(digest.digest()[:4], "big")
 
 
 def is_asked(entry: Entry, metric: str) -> bool:
