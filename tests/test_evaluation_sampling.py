@@ -88,6 +88,14 @@ def test_refusals(tmp_path) -> None:
             sample_suite(suite, tmp_path / name.replace("/", "_"), SamplingSettings(), images=tmp_path)
 
 
+def test_a_model_that_cannot_be_loaded_is_one_error(tmp_path) -> None:
+    (tmp_path / "weights").mkdir()
+    suite = Suite(name="mine", entries=(Entry(prompt="a cat"),), total=1)
+    with pytest.raises((ValueError, OSError)):
+        sample_suite(suite, tmp_path / "out", SamplingSettings(model=str(tmp_path / "weights")))
+    assert read_manifest(tmp_path / "out") == {}
+
+
 def _double(number: int) -> int:
     if number == 3:
         raise ValueError("three is\ntoo much")

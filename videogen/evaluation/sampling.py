@@ -117,7 +117,7 @@ def sample_suite(
         raise ValueError("`source` renders needs prompts of Stage; take --suite stage.")
     folder = Path(folder)
     entries, stems = suite.entries, clip_stems(suite.entries)
-    _claim(folder, suite, settings)
+    about = _claim(folder, suite, settings)
     _provide_pictures(folder / PICTURE_FOLDER, suite, Path(images) if images is not None else None)
     jobs: list[dict[str, Any]] = [
         {
@@ -137,8 +137,11 @@ def sample_suite(
     failed = []
     manifest = folder / MANIFEST
     end_last_line(manifest)
+    arguments = (asdict(settings), about["model_sha256"])
+    if todo:
+        _load(*arguments)
     with manifest.open("a", encoding="utf-8") as file:
-        for index, result in spread(_sample, todo, workers, _load, (asdict(settings),)):
+        for index, result in spread(_sample, todo, workers, _load, arguments):
             job = todo[index]
             line: dict[str, Any] = {
                 "file": job["file"],
@@ -167,8 +170,8 @@ def sample_suite(
     )
 
 
-def _claim(folder: Path, suite: Suite, settings: SamplingSettings) -> None:
-    """Writes down what the folder is for, or finds that it is for just that."""
+def _claim(folder: Path, suite: Suite, settings: SamplingSettings) -> dict[str, Any]:
+    """Writes down what the folder is for, or finds that it is for just that; returns it."""
     about = {
         "suite": suite.name,
         "suite_sha256": suite.sha256(),
@@ -190,11 +193,12 @@ def _claim(folder: Path, suite: Suite, settings: SamplingSettings) -> None:
                 f"`out` must be new or belong to the same run, got {folder}, which differs in {', '.join(differing)}; "
                 "choose another folder or delete it."
             )
-        return
+        return about
     (folder / VIDEO_FOLDER).mkdir(parents=True, exist_ok=True)
     prompts = [entry.to_json() for entry in suite.entries]
     write_atomic(folder / PROMPTS, (json.dumps(prompts, ensure_ascii=False, indent=1) + "\n").encode())
     write_atomic(path, (json.dumps(about, indent=1) + "\n").encode())
+    return about
 
 
 def model_folder(model: str) -> Path:
@@ -255,9 +259,14 @@ _sampler: dict[str, Any] = {}
 """What a process keeps between its jobs: settings and pipelines."""
 
 
-def _load(settings: Mapping[str, Any]) -> None:
+def _load(settings: Mapping[str, Any], model_sha256: str | None) -> None:
+    """Makes this process ready, unless it is; a model that cannot be loaded is an error here, not one of every clip."""
+    if _sampler.get("settings") == settings and _sampler.get("model_sha256") == model_sha256:
+        return
     _sampler.clear()
-    _sampler["settings"] = dict(settings)
+    _sampler.update(settings=dict(settings), model_sha256=model_sha256)
+    if settings["source"] == "model":
+        _pipeline("text", settings["model"])
 
 
 def _sample(job: Mapping[str, Any]) -> dict[str, Any]:
