@@ -24,6 +24,7 @@ LEVELS = {
     "videogen.training": 4,
     "videogen.evaluation": 4,
     "videogen.server": 4,
+    "videogen.client": 4,
     "videogen.cli": 4,
 }
 SOURCES = ("kernels/videogen_kernels", "tokenizer3d", "videogen", "pipelines/videogen_pipelines")

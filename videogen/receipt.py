@@ -90,6 +90,7 @@ class Request(_Record):
     prompt: str
     negative_prompt: str = ""
     camera: str | None = None  # bracket commands besides those of the prompt
+    camera_vectors: tuple[tuple[float, ...], ...] | None = None  # [f, 9] instead of commands
     height: int
     width: int
     num_frames: int

@@ -24,17 +24,19 @@ from torch import Tensor
 
 import videogen
 from tokenizer3d.autoencoder import CausalVideoAutoencoder
-from tokenizer3d.shapes import num_latent_frames, num_pixel_frames
+from tokenizer3d.shapes import num_latent_frames
 from videogen.conditioning.camera import CameraPlan
 from videogen.conditioning.frames import build_frames
 from videogen.conditioning.images import ConditioningImage, ImageInput, load_image
 from videogen.conditioning.prompt import check_prompt, vocabulary_warnings
-from videogen.diffusion.sampling import denoise
+from videogen.diffusion.sampling import denoise, sampling_sigmas
 from videogen.models.text_encoder import TextEncoder
 from videogen.models.text_tokenizer import BytePairTokenizer
 from videogen.models.transformer import VideoTransformer
 from videogen_pipelines.output import GenerationCancelled, VideoPipelineOutput, convert_frames
 from videogen_pipelines.requests import (
+    DEFAULT_GUIDANCE_SCALE,
+    DEFAULT_INFERENCE_STEPS,
     CameraInput,
     camera_of_timeline,
     check_fps,
@@ -42,7 +44,6 @@ from videogen_pipelines.requests import (
     check_sampling,
     check_size,
     make_generators,
-    overlap_frames,
     plan_windows,
     read_camera,
 )
@@ -52,8 +53,6 @@ SHIPPED_WEIGHTS = Path(videogen.__file__).parent / "assets" / "weights" / "tiny"
 
 VOCABULARY_FILE = "vocabulary.json"
 MAX_TEXT_TOKENS = 128
-DEFAULT_INFERENCE_STEPS = 20
-DEFAULT_GUIDANCE_SCALE = 3.0
 
 OutputType = Literal["np", "pt", "pil", "latent"]
 StepEndCallback = Callable[[Any, int, float, dict[str, Tensor]], Mapping[str, Tensor] | None]
@@ -92,6 +91,25 @@ class Conditions:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """Where the generation of one video stands after a step: enough to go on with the same bits.
+
+    Attributes:
+        window: index of the window at work.
+        step: steps done in it, 1 .. num_inference_steps.
+        latents: [1, C, f, h, w] float32, the window's latents after that step.
+        generator_state: of the video's generator, with this window's noise drawn.
+        video: [1, 3, F, H, W] float32, what the windows before this one made; None in the first.
+    """
+
+    window: int
+    step: int
+    latents: Tensor
+    generator_state: Tensor
+    video: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class _Text:
     embeds: Tensor  # [1, S, T]
     mask: Tensor  # [1, S]
@@ -110,6 +128,9 @@ class VideoGenerationPipeline(DiffusionPipeline):
     Attributes:
         vocabulary: content of `vocabulary.json` beside the weights (what the model was trained on) or None; saved and
             loaded with the pipeline.
+        checkpoint: where the running generation stands, new after each step; read it in `callback_on_step_end`.
+        resume_from: set it to a checkpoint of the same request to go on from there in the next call, which takes it
+            away again. One video a call.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"  # type: ignore[assignment]
@@ -134,6 +155,8 @@ class VideoGenerationPipeline(DiffusionPipeline):
         )
         self.vocabulary: dict[str, Any] | None = None
         self.interrupt = False
+        self.checkpoint: Checkpoint | None = None
+        self.resume_from: Checkpoint | None = None
         self._num_timesteps = 0
 
     @classmethod
@@ -346,11 +369,16 @@ class VideoGenerationPipeline(DiffusionPipeline):
         num_batches = -(-num_videos // batch_size)
         self._num_timesteps = num_batches * len(windows) * steps
         self.interrupt = False
+        self.checkpoint = None
+        resume_from, self.resume_from = self.resume_from, None
+        if resume_from is not None and num_videos > 1:
+            raise ValueError(f"`resume_from` must be used for one video at a time, got {num_videos}.")
         results = []
         references = [self.encode_video(picture[None, :, None]) for picture in conditions.references]
         guides = {frame: self.encode_video(picture[None, :, None]) for frame, picture in conditions.guides.items()}
         with self.progress_bar(total=self._num_timesteps) as progress:
-            on_step = self._step_counter(progress, callback_on_step_end, callback_on_step_end_tensor_inputs)
+            done = 0 if resume_from is None else resume_from.window * steps + resume_from.step
+            on_step = self._step_counter(progress, done, callback_on_step_end, callback_on_step_end_tensor_inputs)
             for start in range(0, num_videos, batch_size):
                 chosen = range(start, min(start + batch_size, num_videos))
                 rows = [i // num_videos_per_prompt for i in chosen]
@@ -375,6 +403,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
                         sampling,
                         on_step,
                         output_type == "latent",
+                        resume_from,
                     )
                 )
         video = torch.cat(results)
@@ -422,9 +451,11 @@ class VideoGenerationPipeline(DiffusionPipeline):
         sampling: dict[str, Any],
         on_step: Callable[[int, float, Tensor], None],
         latents_only: bool,
+        resume_from: Checkpoint | None,
     ) -> Tensor:
         """One batch of videos [B, 3, F, H, W], window after window; or the latents of the only window."""
-        batch = len(sampling["generators"])
+        generators = sampling["generators"]
+        batch = len(generators)
         scale = self.scale_factor_temporal
         latent_size = (
             int(self.vae.config.latent_channels),
@@ -434,7 +465,13 @@ class VideoGenerationPipeline(DiffusionPipeline):
         video: Tensor | None = None
         if conditions.source is not None:
             video = conditions.source[None].expand(batch, -1, -1, -1, -1).to(self._execution_device)
+        if resume_from is not None:
+            generators[0].set_state(resume_from.generator_state)
+            if resume_from.video is not None:
+                video = resume_from.video.to(self._execution_device)
         for index, (start, length) in enumerate(windows):
+            if resume_from is not None and index < resume_from.window:
+                continue
             num_known = 0 if video is None else video.shape[2] - start
             known_video = None if video is None else self.encode_video(video[:, :, start:])
             here = sorted(frame for frame in guides if start + num_known <= frame < start + length)
@@ -452,10 +489,36 @@ class VideoGenerationPipeline(DiffusionPipeline):
                 device=self._execution_device,
             )
 
-            def on_window_step(step: int, sigma: float, latents: Tensor, frames=frames) -> None:
+            here_sampling, first_step = sampling, 0
+            if resume_from is not None and index == resume_from.window:
+                first_step = resume_from.step
+                sigmas = sampling_sigmas(sampling["num_inference_steps"])[first_step:]
+                here_sampling = {**sampling, "sigmas": sigmas, "noise": resume_from.latents}
+
+            def on_window_step(
+                step: int,
+                sigma: float,
+                latents: Tensor,
+                frames=frames,
+                index=index,
+                first_step=first_step,
+                before=video,
+            ) -> None:
+                if batch == 1:
+                    self.checkpoint = Checkpoint(
+                        index,
+                        first_step + step + 1,
+                        frames.video(latents),
+                        generators[0].get_state(),
+                        before if index > 0 else None,
+                    )
                 on_step(step, sigma, frames.video(latents))
 
-            latents = denoise(self.transformer, self.scheduler, frames, callback=on_window_step, **sampling)
+            if here_sampling.get("sigmas") == []:  # the last step was done, the decoding was not
+                assert resume_from is not None
+                latents = resume_from.latents.to(self._execution_device)
+            else:
+                latents = denoise(self.transformer, self.scheduler, frames, callback=on_window_step, **here_sampling)
             if latents_only:
                 return latents
             decoded = self.decode_latents(latents)
@@ -538,9 +601,8 @@ class VideoGenerationPipeline(DiffusionPipeline):
         return [_Text(embeds[i : i + 1], mask[i : i + 1]) for i in range(len(embeds))]
 
     def _step_counter(
-        self, progress: Any, callback: StepEndCallback | None, tensor_inputs: Sequence[str]
+        self, progress: Any, done: int, callback: StepEndCallback | None, tensor_inputs: Sequence[str]
     ) -> Callable[[int, float, Tensor], None]:
-        done = 0
 
         def on_step(step: int, sigma: float, latents: Tensor) -> None:
             nonlocal done
@@ -555,19 +617,6 @@ class VideoGenerationPipeline(DiffusionPipeline):
                 raise GenerationCancelled(f"cancelled after step {done} of {self._num_timesteps}.")
 
         return on_step
-
-
-def extension_window(trained_num_frames: int | None, scale_factor_temporal: int) -> int:
-    """Frames that are known or new in one window of an extension: the trained length, or five latent frames' worth."""
-    return trained_num_frames or num_pixel_frames(5, scale_factor_temporal)
-
-
-def extension_overlap(trained_num_frames: int | None, scale_factor_temporal: int, available: int) -> int:
-    """How many frames of a video's end to go on from: as between windows, fewer where the video is shorter, at least one."""
-    wanted = overlap_frames(extension_window(trained_num_frames, scale_factor_temporal), scale_factor_temporal)
-    while wanted > available:
-        wanted -= scale_factor_temporal
-    return wanted
 
 
 def _stacked(name: str, texts: list[_Text]) -> dict[str, Tensor | None]:

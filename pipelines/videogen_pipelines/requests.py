@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 
 from tokenizer3d.shapes import check_num_frames, num_latent_frames, num_pixel_frames
 from videogen.conditioning.camera import (
@@ -23,13 +22,18 @@ from videogen.conditioning.camera import (
     pool_camera,
 )
 
+if TYPE_CHECKING:  # checking a request is for programs without torch too (the server's front)
+    import torch
+
 MAX_DURATION = 600.0
 """Seconds; a longer video is refused."""
 
+DEFAULT_INFERENCE_STEPS = 20
+DEFAULT_GUIDANCE_SCALE = 3.0
 MAX_INFERENCE_STEPS = 1000
 MAX_GUIDANCE_SCALE = 100.0
 MAX_SEED = 2**63 - 1
-CameraInput = str | torch.Tensor | np.ndarray | Sequence[Sequence[float]]
+CameraInput: TypeAlias = "str | torch.Tensor | np.ndarray | Sequence[Sequence[float]]"
 
 
 def check_size(
@@ -185,6 +189,8 @@ def make_generators(
     Raises:
         ValueError: both given, a seed out of range, or not one generator per video.
     """
+    import torch
+
     if generator is not None:
         if seed is not None:
             raise ValueError("`seed` and `generator` must not both be given; leave one out.")
@@ -247,6 +253,8 @@ def camera_of_timeline(
     Raises:
         ValueError: vectors of another shape or not finite.
     """
+    import torch
+
     num_latents = num_latent_frames(num_frames, scale_factor_temporal)
     num_new = num_latents - (num_latent_frames(num_source_frames, scale_factor_temporal) if num_source_frames else 0)
     if vectors is not None:
@@ -282,6 +290,19 @@ def overlap_frames(window: int, scale_factor_temporal: int) -> int:
     """How many frames a continued window takes over: about half of it, at least one latent frame with its motion."""
     num_later_latents = (window - 1) // scale_factor_temporal
     return 1 + scale_factor_temporal * (num_later_latents // 2)
+
+
+def extension_window(trained_num_frames: int | None, scale_factor_temporal: int) -> int:
+    """Frames that are known or new in one window of an extension: the trained length, or five latent frames' worth."""
+    return trained_num_frames or num_pixel_frames(5, scale_factor_temporal)
+
+
+def extension_overlap(trained_num_frames: int | None, scale_factor_temporal: int, available: int) -> int:
+    """How many frames of a video's end to go on from: as between windows, fewer where the video is shorter, at least one."""
+    wanted = overlap_frames(extension_window(trained_num_frames, scale_factor_temporal), scale_factor_temporal)
+    while wanted > available:
+        wanted -= scale_factor_temporal
+    return wanted
 
 
 def keyframe_numbers(

@@ -19,11 +19,17 @@ from videogen_pipelines.base import (
     Plan,
     StepEndCallback,
     VideoGenerationPipeline,
-    extension_overlap,
-    extension_window,
 )
 from videogen_pipelines.output import VideoPipelineOutput, convert_frames
-from videogen_pipelines.requests import MAX_DURATION, CameraInput, check_fps, check_size, longest_num_frames
+from videogen_pipelines.requests import (
+    MAX_DURATION,
+    CameraInput,
+    check_fps,
+    check_size,
+    extension_overlap,
+    extension_window,
+    longest_num_frames,
+)
 
 VideoInput = str | os.PathLike | np.ndarray | torch.Tensor | Sequence[Image.Image]
 

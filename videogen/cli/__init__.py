@@ -31,6 +31,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("videogen.cli.train", "Train a model from a configuration."),
     "publish": ("videogen.cli.publish", "Make a model folder of a trained run."),
     "evaluate": ("videogen.cli.evaluate", "Measure a model."),
+    "serve": ("videogen.cli.serve", "Serve the API and the studio."),
+    "keys": ("videogen.cli.keys", "Make, list and remove API keys of a server."),
+    "submit": ("videogen.cli.submit", "Send a request to a server."),
+    "status": ("videogen.cli.status", "Show how jobs on a server stand."),
+    "download": ("videogen.cli.download", "Fetch a clip from a server."),
+    "cancel": ("videogen.cli.cancel", "Cancel a job on a server."),
 }
 """Command -> (module, one line of help). The module holds either `app`, a typer group, or a function of the command's name."""
 

@@ -162,7 +162,7 @@ def replay_arguments(request: Request) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
-        "camera": request.camera,
+        "camera": request.camera if request.camera_vectors is None else request.camera_vectors,
         "num_frames": request.num_frames,
         "fps": request.fps,
         "num_inference_steps": request.num_inference_steps,
@@ -272,12 +272,14 @@ def make_receipt(
 ) -> Receipt:
     """The receipt of one generated video: every number as it was used, every picture as the model saw it."""
     used = result.settings
+    camera = settings.get("camera")
     pictures = _records(inputs, result, frames)
     request = Request(
         task=task,
         prompt=settings["prompt"],
         negative_prompt=settings.get("negative_prompt") or "",
-        camera=settings.get("camera"),
+        camera=camera if isinstance(camera, str) else None,
+        camera_vectors=None if camera is None or isinstance(camera, str) else camera,
         height=used["height"],
         width=used["width"],
         num_frames=used["num_frames"],

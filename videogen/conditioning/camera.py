@@ -12,10 +12,12 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass, field
-
-import torch
+from typing import TYPE_CHECKING
 
 from tokenizer3d.shapes import check_num_frames
+
+if TYPE_CHECKING:  # reading commands is for programs without torch too (the server's front)
+    import torch
 
 CAMERA_AXES = ("truck", "pan", "push", "pedestal", "tilt", "zoom", "shake", "tracking", "specified")
 """Columns of a camera vector. Positive: right, right, in, up, up, in. ``specified`` is 1 where a command was given, so
@@ -175,6 +177,8 @@ def camera_frame_vectors(segments: tuple[tuple[str, ...], ...], num_frames: int)
     Returns:
         float32 [F, 9], columns as in `CAMERA_AXES`; all zeros when there is no segment.
     """
+    import torch
+
     check_segments(segments)
     vectors = torch.zeros(num_frames, CAMERA_DIM)
     for frame in range(num_frames if segments else 0):
@@ -193,6 +197,8 @@ def pool_camera(frame_vectors: torch.Tensor, scale_factor_temporal: int) -> torc
     Latent 0 stands for frame 0 alone, latent k > 0 for frames ``(k - 1) * s + 1 ... k * s``; F must be
     ``1 + (f - 1) * s``.
     """
+    import torch
+
     first, rest = frame_vectors[:1], frame_vectors[1:]
     if len(rest) == 0:
         return first.clone()

@@ -1,0 +1,335 @@
+"""MiniMax's dialect (video-01, Hailuo): create, query, files.
+
+What it cannot say (seed, cancel, progress) is said by the extension on the same task id. Every answer has `base_resp`; a status code other than 0 is
+an error, sent with HTTP 200 as MiniMax does, but for keys, limits and sizes, which have their own HTTP status too.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from videogen.server.auth import Principal
+from videogen.server.forms import UPLOAD_SCHEMA, read_form
+from videogen.server.http import PrincipalOf, ServiceOf, address_of, base_url, send_variant
+from videogen.server.jobs import Job
+from videogen.server.planning import Ask, Prompt, Reference
+from videogen.server.service import ApiError, Service
+from videogen.server.storage import VARIANTS, is_id
+
+router = APIRouter(tags=["MiniMax"])
+
+MODELS = {
+    "video-01": "either",
+    "T2V-01": "text",
+    "T2V-01-Director": "text",
+    "I2V-01": "image",
+    "I2V-01-live": "image",
+    "I2V-01-Director": "image",
+    "S2V-01": "subject",
+    "MiniMax-Hailuo-02": "either",
+    "MiniMax-Hailuo-2.3": "either",
+    "MiniMax-Hailuo-2.3-Fast": "image",
+}
+"""Model ids of MiniMax -> what they need; all are answered by the model of this server."""
+
+RESOLUTIONS = {"512P": (912, 512), "720P": (1280, 720), "768P": (1366, 768), "1080P": (1920, 1080)}
+
+
+class BaseResp(BaseModel):
+    """Whether a request succeeded: 0, or MiniMax's code."""
+
+    status_code: int
+    status_msg: str
+
+
+class Subject(BaseModel):
+    """Whom the clip is about."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["character"] = "character"
+    image: Annotated[
+        list[Reference] | Reference, Field(description="One picture: data URL, file id or http(s) address.")
+    ]
+
+
+class Generation(BaseModel):
+    """Body of `POST /v1/video_generation`. `strict` is ours; everything else is MiniMax's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Annotated[str, Field(max_length=100, description="Any id of MiniMax's, or the name of this server's model.")]
+    prompt: Prompt | None = None
+    prompt_optimizer: bool = True
+    fast_pretreatment: bool = False
+    first_frame_image: Reference | None = None
+    last_frame_image: Reference | None = None
+    subject_reference: Annotated[list[Subject], Field(max_length=2)] = []
+    duration: Annotated[float | None, Field(gt=0, le=3600, allow_inf_nan=False, description="Seconds.")] = None
+    resolution: Annotated[str | None, Field(max_length=20)] = None
+    callback_url: Annotated[str | None, Field(max_length=2048)] = None
+    aigc_watermark: bool = False
+    strict: bool = False
+
+
+class Created(BaseModel):
+    """A task that was accepted, or why not. `prompt` is the one that is used; `adjusted` says what else is not as asked."""
+
+    task_id: str = ""
+    base_resp: BaseResp
+    prompt: str | None = None
+    adjusted: list[str] = []
+    warnings: list[str] = []
+
+
+class Queried(BaseModel):
+    """How a task stands."""
+
+    task_id: str = ""
+    status: Literal["Preparing", "Queueing", "Processing", "Success", "Fail", ""] = ""
+    file_id: str = ""
+    video_width: int = 0
+    video_height: int = 0
+    base_resp: BaseResp
+    progress: int | None = None
+    prompt: str | None = None
+    adjusted: list[str] = []
+    warnings: list[str] = []
+
+
+class FileInfo(BaseModel):
+    """A file of this server."""
+
+    file_id: str
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: str
+    download_url: str | None = None
+
+
+class Retrieved(BaseModel):
+    """A file, or why not."""
+
+    file: FileInfo | None = None
+    base_resp: BaseResp
+
+
+OK = BaseResp(status_code=0, status_msg="success")
+_errors: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Retrieved"}}}}
+    for status, text in ((401, "No valid API key (1004)"), (403, "Not from this address or page (1004)"), (413, "Too large"), (429, "Too many (1002)"), (503, "Not now (1024)"))
+}  # fmt: skip
+IdempotencyKey = Annotated[
+    str | None, Header(max_length=255, description="A repetition with the same key gives the same job.")
+]
+
+
+@router.post("/v1/video_generation", responses=_errors)
+def create_generation(
+    body: Generation,
+    request: Request,
+    service: ServiceOf,
+    principal: PrincipalOf,
+    idempotency_key: IdempotencyKey = None,
+) -> Created:
+    """Start a video: text to video, first and last frame, subject reference."""
+    ask, adjusted = translate(body, service)
+    job, _ = service.submit(
+        principal,
+        address_of(request),
+        "minimax",
+        ask,
+        body.model_dump(mode="json", exclude_unset=True),
+        idempotency_key=idempotency_key,
+        adjusted=adjusted,
+    )
+    return Created(task_id=job.id, base_resp=OK, prompt=job.prompt, adjusted=job.adjusted, warnings=job.warnings)
+
+
+def translate(body: Generation, service: Service) -> tuple[Ask, list[str]]:
+    """A body of MiniMax's as ours, and what was adjusted by that.
+
+    Raises:
+        ApiError: an argument that cannot be honoured.
+    """
+    adjusted = []
+    own = service.planner.model_name
+    kind = MODELS.get(body.model, "either" if body.model == own else None)
+    if kind is None:
+        raise _refused("model", f"`model` must be one of {', '.join(MODELS)} or {own}, got {body.model[:60]!r}.")
+    if body.model != own:
+        adjusted.append(f"`model` {body.model} is answered by {own}.")
+    if kind == "image" and body.first_frame_image is None:
+        raise _refused("first_frame_image", f"`first_frame_image` must be given for {body.model}.")
+    if kind == "subject" and not body.subject_reference:
+        raise _refused("subject_reference", f"`subject_reference` must be given for {body.model}.")
+    if body.fast_pretreatment:
+        adjusted.append("`fast_pretreatment` changes nothing: the optimizer here takes no time.")
+    prompt = body.prompt or ""
+    if not prompt.strip():
+        if body.first_frame_image is None and body.last_frame_image is None:
+            raise _refused("prompt", "`prompt` must be given without a picture to start from.")
+        prompt = "a video"
+        adjusted.append("`prompt` is empty; 'a video' was used.")
+    width = height = None
+    if body.resolution is not None:
+        if body.resolution.upper() not in RESOLUTIONS:
+            raise _refused(
+                "resolution", f"`resolution` must be one of {', '.join(RESOLUTIONS)}, got {body.resolution!r}."
+            )
+        width, height = RESOLUTIONS[body.resolution.upper()]
+    subjects: list[str] = []
+    for subject in body.subject_reference:
+        images = [subject.image] if isinstance(subject.image, str) else subject.image
+        if len(images) != 1:
+            raise _refused(
+                "subject_reference", f"`subject_reference` must hold one image a subject, got {len(images)}."
+            )
+        subjects += images
+    try:
+        ask = Ask(
+            prompt=prompt,
+            prompt_optimizer=body.prompt_optimizer and not body.strict,
+            first_frame=body.first_frame_image,
+            last_frame=body.last_frame_image,
+            subjects=subjects,
+            width=width,
+            height=height,
+            duration=body.duration,
+            callback_url=body.callback_url,
+            watermark=body.aigc_watermark,
+            strict=body.strict,
+        )
+    except ValueError as error:
+        raise _refused("subject_reference", str(error).splitlines()[0]) from None
+    return ask, adjusted
+
+
+@router.get("/v1/query/video_generation", responses=_errors)
+def query_generation(
+    service: ServiceOf, principal: PrincipalOf, task_id: Annotated[str, Query(max_length=100)]
+) -> Queried:
+    """How a task stands."""
+    job = service.job(task_id, principal)
+    result = job.result or {}
+    return Queried(
+        task_id=job.id,
+        status=state_of(job, service),  # type: ignore[arg-type]
+        file_id=job.file_id or "",
+        video_width=result.get("width", 0),
+        video_height=result.get("height", 0),
+        base_resp=OK
+        if job.error_code is None
+        else BaseResp(status_code=1000, status_msg=f"{job.error_code}: {job.error_message}"),
+        progress=job.progress,
+        prompt=job.prompt,
+        adjusted=job.adjusted,
+        warnings=job.warnings,
+    )
+
+
+def state_of(job: Job, service: Service) -> str:
+    """A job's state in MiniMax's words: Preparing while no worker has the model loaded yet."""
+    if job.status == "queued":
+        return "Queueing" if service.worker_ready() else "Preparing"
+    return {"running": "Processing", "completed": "Success"}.get(job.status, "Fail")
+
+
+@router.get("/v1/files/retrieve", responses=_errors)
+def retrieve_file(
+    request: Request, service: ServiceOf, principal: PrincipalOf, file_id: Annotated[str, Query(max_length=100)]
+) -> Retrieved:
+    """Facts of a file and an address to download it from, good for a day."""
+    row = _file(service, principal, file_id)
+    return Retrieved(
+        file=FileInfo(
+            file_id=row.id,
+            bytes=row.bytes,
+            created_at=int(row.created_at),
+            filename=row.name,
+            purpose=row.purpose,
+            download_url=service.link(row.id, base_url(request)) if row.purpose == "video_generation" else None,
+        ),
+        base_resp=OK,
+    )
+
+
+@router.get(
+    "/v1/files/retrieve_content",
+    response_class=Response,
+    responses={**_errors, 200: {"description": "The clip", "content": {"video/mp4": {}, "application/json": {"schema": {"$ref": "#/components/schemas/Retrieved"}}}}, 206: {"description": "A part of it", "content": {"video/mp4": {}, "multipart/byteranges": {}}}, 416: {"description": "No such part", "content": {"text/plain": {}}}},
+)  # fmt: skip
+def retrieve_content(
+    service: ServiceOf, principal: PrincipalOf, file_id: Annotated[str, Query(max_length=100)]
+) -> Response:
+    """The file itself."""
+    row = _file(service, principal, file_id)
+    if row.purpose != "video_generation":
+        raise ApiError(404, "not_found", "only generated clips can be downloaded.", "file_id")
+    return send_variant(service, row.id, "video", row.id)
+
+
+@router.get(
+    "/v1/files/{file_id}/content",
+    response_class=Response,
+    responses={**_errors, 200: {"description": "The clip", "content": {"video/mp4": {}, "application/json": {"schema": {"$ref": "#/components/schemas/Retrieved"}}}}, 206: {"description": "A part of it", "content": {"video/mp4": {}, "multipart/byteranges": {}}}, 416: {"description": "No such part", "content": {"text/plain": {}}}},
+)  # fmt: skip
+def signed_content(
+    service: ServiceOf,
+    file_id: str,
+    expires: Annotated[int, Query(ge=0, le=2**53)],
+    signature: Annotated[str, Query(max_length=128)],
+) -> Response:
+    """The file behind a `download_url`; the address itself is the key."""
+    if not is_id(file_id) or not service.link_holds(file_id, expires, signature):
+        raise ApiError(
+            404, "not_found", "this address was not given out by this server, or its day is over.", "signature"
+        )
+    return send_variant(service, file_id, "video", file_id)
+
+
+@router.post("/v1/files/upload", responses=_errors, openapi_extra=UPLOAD_SCHEMA)
+async def upload_file(request: Request, service: ServiceOf, principal: PrincipalOf) -> Retrieved:
+    """Upload a picture or video to use in requests; multipart with `file` and `purpose`."""
+    service.limit(principal, address_of(request))
+    content, name, fields = await read_form(request, "file", known=("purpose",))
+    return await run_in_threadpool(_keep, service, principal, content, name, fields)
+
+
+def _keep(service: Service, principal: Principal, content: bytes, name: str, fields: dict[str, str]) -> Retrieved:
+    from videogen.server.planning import Refused
+
+    try:
+        upload = service.media.add(content, name, principal.tenant, None, "file")
+    except Refused as error:
+        raise _refused(error.param, str(error)) from None
+    return Retrieved(
+        file=FileInfo(
+            file_id=upload.id,
+            bytes=upload.bytes,
+            created_at=int(upload.created_at),
+            filename=upload.name,
+            purpose=fields.get("purpose", "upload")[:32] or "upload",
+        ),
+        base_resp=OK,
+    )
+
+
+def _file(service: Service, principal: Principal, file_id: str) -> Any:
+    row = service.media.find(file_id, principal.tenant) if is_id(file_id) else None
+    if row is None:
+        raise ApiError(404, "not_found", "there is no such file, or it is not yours, or it expired.", "file_id")
+    return row
+
+
+def _refused(param: str | None, message: str) -> ApiError:
+    return ApiError(422, "invalid_request", message, param)
+
+
+__all__ = ["MODELS", "VARIANTS", "JSONResponse", "router", "translate"]

@@ -1,0 +1,338 @@
+"""A worker: a process of its own that holds the model, takes jobs from the database and carries them out.
+
+It is started by `supervisor` with its settings as the first line on standard input; further lines are "wake" and "stop". When the other end
+closes, the server is gone: the worker gives its job back after the step at work and ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy.exc import OperationalError
+
+from videogen.server.database import Database
+from videogen.server.jobs import Job, JobStore
+from videogen.server.planning import JobRequest
+from videogen.server.settings import Settings
+from videogen.server.storage import Storage
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.25
+PROGRESS_SECONDS = 0.2
+RETRY_SECONDS = 10.0
+"""How long a job waits after something passing (disk full, database locked) before it is tried again."""
+
+
+class _Stopped(Exception):
+    """The worker is to end; its job goes back."""
+
+
+class _Cancelled(Exception):
+    """Somebody cancelled the job."""
+
+
+class _Lost(Exception):
+    """The job belongs to somebody else by now."""
+
+
+class Worker:
+    """Takes jobs one after the other (or a few of equal shape together) until it is stopped.
+
+    Args:
+        name: unique id, the owner of leases.
+        server: id of the server it belongs to.
+        settings: of the server.
+    """
+
+    def __init__(self, name: str, server: str, settings: Settings):
+        self.name, self.server, self.settings = name, server, settings
+        self.database = Database(settings.database_url)
+        self.store = JobStore(self.database, settings.max_strikes)
+        self.storage = Storage(settings.data)
+        self.stopping = threading.Event()
+        self.woken = threading.Event()
+        self.state = "loading"
+        self.details: dict[str, Any] = {"pid": os.getpid()}
+
+    def run(self) -> None:
+        """Load the model, then work until `stopping` is set."""
+        import torch
+
+        from videogen.cli.run import model_folder
+        from videogen.data.allocator import keep_freed_memory
+        from videogen.server.generation import Generator
+
+        keep_freed_memory()
+        torch.set_num_threads(self.settings.threads or default_threads(self.settings.workers))
+        beat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        beat.start()
+        self.generator = Generator(model_folder(self.settings.model))
+        self.details |= {"device": self.generator.device, "threads": torch.get_num_threads()}
+        self.state = "idle"
+        self._seen()
+        log.info("%s is ready on %s", self.name, self.generator.device)
+        while not self.stopping.is_set():
+            try:
+                job = self.store.claim(self.name, self.settings.lease)
+            except OperationalError as error:
+                log.error("the database does not answer, trying again: %s", _first_line(error))
+                self.stopping.wait(1.0)
+                continue
+            if job is None:
+                self.woken.wait(POLL_SECONDS)
+                self.woken.clear()
+                continue
+            self.state = "running"
+            self._work(job)
+            self.state = "idle"
+        self.store.worker_gone(self.name)
+        self.database.close()
+
+    def _work(self, job: Job) -> None:
+        jobs = [job]
+        if job.batchable and job.step == 0 and self.settings.max_batch > 1:
+            jobs += self.store.claim_like(job, self.name, self.settings.lease, self.settings.max_batch - 1)
+        started = time.monotonic()
+        try:
+            if len(jobs) == 1:
+                self._single(job)
+            else:
+                self._batch(jobs)
+        except _Stopped:
+            for one in jobs:
+                self.store.release(one.id, self.name, "its worker was stopped")
+        except _Lost:
+            log.warning("%s was taken over by another worker; what was made is thrown away", job.id)
+        except (OSError, OperationalError, MemoryError) as error:
+            for one in jobs:
+                self._passing(one, error)
+        except Exception:
+            log.exception("%s failed", job.id)
+            for one in jobs:
+                self._end(one, "internal", "an internal error; the log of the server says more.")
+        log.info("%s took %.2f s", ", ".join(one.id for one in jobs), time.monotonic() - started)
+
+    def _single(self, job: Job) -> None:
+        from videogen.server.generation import (
+            CHECKPOINT_SECONDS,
+            Step,
+            load_checkpoint,
+            peak_bytes,
+            save_checkpoint,
+            write_preview,
+        )
+        from videogen.server.quality import BadClip
+
+        request = JobRequest.model_validate(job.request)
+        key = f"{job.id} {self.generator.model_hash}"
+        path = self.storage.checkpoint(job.id)
+        resume = load_checkpoint(path, key)
+        if resume is not None:
+            done = resume.window * request.steps + resume.step
+            log.info("%s goes on from step %d", job.id, done)
+            self.store.progress(job.id, self.name, step=done, stage="denoising", resumed_from=done)
+        told = saved = time.monotonic()
+        times: list[float] = []
+
+        def on_step(step: Step) -> None:
+            nonlocal told, saved
+            now = time.monotonic()
+            times.append(now)
+            if step.preview is not None:
+                write_preview(self.storage.preview(job.id), step.preview)
+            last = step.done == step.total
+            due = step.preview is not None or last or now - told > PROGRESS_SECONDS
+            if due:
+                told = now
+                signal_ = self.store.progress(
+                    job.id,
+                    self.name,
+                    step=step.done,
+                    stage="decoding" if last else "denoising",
+                    preview_step=None if step.preview is None else step.done,
+                )
+            else:
+                signal_ = self.store.signal(job.id, self.name)
+            if signal_ == "cancel":
+                raise _Cancelled
+            if signal_ == "lost":
+                raise _Lost
+            stop = self.stopping.is_set()
+            if step.checkpoint is not None and (stop or now - saved > CHECKPOINT_SECONDS):
+                save_checkpoint(path, step.checkpoint, key)
+                saved = now
+            if stop:
+                raise _Stopped
+
+        started = time.monotonic()
+        try:
+            clip = self.generator.run(request, self.storage, on_step, resume)
+            self._finish(job, request, clip)
+        except _Cancelled:
+            self.store.mark_cancelled(job.id, self.name)
+            self.storage.remove_work(job.id)
+            return
+        except FloatingPointError as error:
+            self._end(job, "not_finite", f"the model gave numbers that are not finite ({error})")
+            return
+        except BadClip as error:
+            self._end(job, error.code, str(error))
+            return
+        except (ValueError, TypeError, FileNotFoundError) as error:
+            self._end(job, "invalid_request", str(error))
+            return
+        if resume is None and len(times) > 1:
+            step_seconds = (times[-1] - times[0]) / (len(times) - 1)
+            rest = max(0.0, time.monotonic() - started - step_seconds * len(times))
+            self.store.record_timing(job.shape, step_seconds, rest, peak_bytes())
+
+    def _batch(self, jobs: Sequence[Job]) -> None:
+        from videogen.server.generation import Step
+        from videogen.server.quality import BadClip
+
+        requests = [JobRequest.model_validate(job.request) for job in jobs]
+        alive = {job.id for job in jobs}
+        told = 0.0
+
+        def on_step(step: Step) -> None:
+            nonlocal told
+            if self.stopping.is_set():
+                raise _Stopped
+            due = time.monotonic() - told > PROGRESS_SECONDS or step.done == step.total
+            told = time.monotonic() if due else told
+            stage = "decoding" if step.done == step.total else "denoising"
+            for job_id in sorted(alive):
+                if due:
+                    signal_ = self.store.progress(job_id, self.name, step=step.done, stage=stage)
+                else:
+                    signal_ = self.store.signal(job_id, self.name)
+                if signal_ == "cancel":
+                    self.store.mark_cancelled(job_id, self.name)
+                if signal_ != "go on":
+                    alive.discard(job_id)
+            if not alive:
+                raise _Lost
+
+        try:
+            clips = self.generator.run_batch(requests, on_step)
+        except FloatingPointError:  # one of them: each is tried alone
+            clips = []
+        for index, job in enumerate(jobs):
+            if job.id not in alive:
+                continue
+            if not clips:
+                self._single(job)
+                continue
+            clip = clips[index]
+            if isinstance(clip, BadClip):
+                self._end(job, clip.code, str(clip))
+            elif isinstance(clip, Exception):
+                raise clip
+            else:
+                self._finish(job, requests[index], clip)
+
+    def _finish(self, job: Job, request: JobRequest, clip: Any) -> None:
+        from videogen.server.generation import write_clip
+
+        adjusted = list(dict.fromkeys([*job.adjusted, *clip.adjusted]))
+        warnings = list(dict.fromkeys([*job.warnings, *clip.warnings]))
+        file_id = self.storage.clip_id(job.id)
+        if self.store.signal(job.id, self.name) == "cancel":
+            raise _Cancelled
+        made = write_clip(clip, request, file_id, self.storage, adjusted, warnings)
+        if not self.store.complete(job.id, self.name, **made, keep_days=self.settings.keep_days):
+            raise _Lost
+        self.storage.remove_work(job.id)
+
+    def _end(self, job: Job, code: str, message: str) -> None:
+        log.warning("%s failed: %s", job.id, message)
+        self.store.fail(job.id, self.name, code, message)
+        self.storage.remove_work(job.id)
+
+    def _passing(self, job: Job, error: BaseException) -> None:
+        """Something that may pass: the job waits and is tried again."""
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            note = "the disk is full"
+        elif isinstance(error, OperationalError):
+            note = "the database did not answer"
+        else:
+            note = f"{type(error).__name__}: {error}"
+        log.error("%s waits %g s: %s", job.id, RETRY_SECONDS, note)
+        while not self.stopping.is_set():
+            try:
+                if isinstance(error, MemoryError):
+                    self.store.release_worker(self.name, "out of memory", strike=True)
+                else:
+                    self.store.release(job.id, self.name, note, delay=RETRY_SECONDS)
+                return
+            except OperationalError as again:
+                log.error("%s: the database does not answer: %s", job.id, _first_line(again))
+                self.stopping.wait(1.0)
+
+    def _seen(self) -> None:
+        from videogen.server.generation import peak_bytes
+
+        details = {**self.details, "peak_bytes": peak_bytes()}
+        self.store.worker_seen(self.name, self.server, self.state, details)
+
+    def _beat(self) -> None:
+        while not self.stopping.wait(self.settings.lease / 3 if self.state != "loading" else 1.0):
+            try:
+                self._seen()
+                self.store.renew(self.name, self.settings.lease)
+            except OperationalError as error:
+                log.error("the heartbeat of %s failed: %s", self.name, _first_line(error))
+
+
+def default_threads(num_workers: int) -> int:
+    """Torch threads of a worker: its share of the cores, one core left for the answers, at most 8."""
+    return max(1, min(8, ((os.cpu_count() or 2) - 1) // max(1, num_workers)))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _listen(worker: Worker) -> None:
+    """Follow standard input; its end is the end of the server."""
+    for line in sys.stdin:
+        if line.strip() == "stop":
+            break
+        worker.woken.set()
+    worker.stopping.set()
+    worker.woken.set()
+    time.sleep(60)  # a step that takes longer than this is not worth waiting for
+    os._exit(3)
+
+
+def main() -> None:
+    """Entry point of the process."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    first = json.loads(sys.stdin.readline())
+    settings = Settings.model_validate(first["settings"])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if settings.nice:
+        os.nice(settings.nice)
+    worker = Worker(first["name"], first["server"], settings)
+
+    def terminate(signum: int, frame: Any) -> None:
+        worker.stopping.set()
+        worker.woken.set()
+
+    signal.signal(signal.SIGTERM, terminate)
+    threading.Thread(target=_listen, args=(worker,), name="listen", daemon=True).start()
+    worker.run()
+
+
+if __name__ == "__main__":
+    main()
