@@ -133,3 +133,83 @@ class RunningServer:
             assert job["status"] not in ("completed", "failed", "cancelled"), json.dumps(job, indent=1)
             time.sleep(0.02)
         raise AssertionError(f"{job_id} is {self.job(job_id)['status']}:\n{self.log.read_text()}")
+
+
+class LocalServer:
+    """The application on a real socket and a worker, both as threads of this process."""
+
+    def __init__(self, data: Path, model: Path, *, num_workers: int = 1, **settings: Any):
+        import threading
+
+        import uvicorn
+
+        from videogen.server.app import create_app
+        from videogen.server.settings import Settings
+        from videogen.server.worker import Worker
+
+        self.settings = Settings(data=data, model=model, workers=0, threads=1, nice=0, port=free_port(), **settings)
+        self.app = create_app(self.settings)
+        self.service = self.app.state.service
+        config = uvicorn.Config(
+            self.app, host="127.0.0.1", port=self.settings.port, log_level="warning", timeout_graceful_shutdown=3
+        )
+        self.uvicorn = uvicorn.Server(config)
+        self.workers = [
+            Worker(f"worker-{index}", self.service.server_id, self.settings) for index in range(num_workers)
+        ]
+        self._threads = [threading.Thread(target=self.uvicorn.run, daemon=True)]
+        self._threads += [threading.Thread(target=worker.run, daemon=True) for worker in self.workers]
+        self.url = f"http://127.0.0.1:{self.settings.port}"
+        self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+
+    def __enter__(self) -> LocalServer:
+        for thread in self._threads:
+            thread.start()
+        deadline = time.monotonic() + 300
+        while not self.uvicorn.started or any(worker.state == "loading" for worker in self.workers):
+            assert time.monotonic() < deadline and all(thread.is_alive() for thread in self._threads)
+            time.sleep(0.02)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for worker in self.workers:
+            worker.stopping.set()
+            worker.woken.set()
+        self.uvicorn.should_exit = True
+        for thread in self._threads:
+            thread.join(60)
+        self.http.close()
+
+    submit = RunningServer.submit
+    job = RunningServer.job
+
+    def wait(self, job_id: str, *statuses: str, seconds: float = 120.0) -> dict[str, Any]:
+        """The job once it has ended, or has one of `statuses`."""
+        deadline = time.monotonic() + seconds
+        wanted = statuses or ("completed", "failed", "cancelled")
+        while time.monotonic() < deadline:
+            job = self.job(job_id)
+            if job["status"] in wanted:
+                return job
+            assert job["status"] not in ("completed", "failed", "cancelled"), json.dumps(job, indent=1)
+            time.sleep(0.02)
+        raise AssertionError(f"{job_id} is {self.job(job_id)['status']}")
+
+
+def png(seed: int = 0, size: tuple[int, int] = (64, 64), **options: Any) -> bytes:
+    """A small picture as the bytes of a PNG."""
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(coarse).resize(size).save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def data_url(content: bytes, media_type: str = "image/png") -> str:
+    import base64
+
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
