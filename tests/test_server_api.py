@@ -499,3 +499,52 @@ def test_oversized_bodies_and_unknown_paths(server: LocalServer) -> None:
         400,
         422,
     )
+
+
+# Client and command line
+
+
+def test_the_command_line_submits_waits_lists_downloads_and_cancels(
+    server: LocalServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from videogen.cli import main
+
+    monkeypatch.setenv("VIDEOGEN_SERVER", server.url)
+    picture = tmp_path / "a.png"
+    picture.write_bytes(png())
+    out = tmp_path / "a.mp4"
+    assert main(["submit", PROMPT, "--image", str(picture), "--duration", "2", "--seed", "4", "-o", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert f"Wrote {out} (seed 4)" in printed.out and "`duration` 2 s became" in printed.err
+    assert read_receipt(out).request.seed == 4
+    name = printed.out.splitlines()[0]
+    assert main(["status", name]) == 0 and "completed" in capsys.readouterr().out
+    assert main(["status", "--limit", "2", "--json"]) == 0
+    assert len([json.loads(text) for text in capsys.readouterr().out.splitlines()]) == 2
+    assert main(["download", name, "-o", str(tmp_path / "b.png")]) == 0 and Image.open(tmp_path / "b.png").size[0] > 100
+    assert main(["submit", PROMPT, "--steps", "1000"]) == 0
+    running = capsys.readouterr().out.split()[-1]
+    assert main(["cancel", running]) == 0 and "cancelled" in capsys.readouterr().out
+    assert main(["download", running, "-o", str(tmp_path / "c.mp4")]) == 2 and "cancelled" in capsys.readouterr().err
+    assert not (tmp_path / "c.mp4").exists()
+    assert main(["submit", "a fox [Pan lefft]"]) == 2 and "nearest is [Pan left]" in capsys.readouterr().err
+    assert (
+        main(["status", "--server", "http://127.0.0.1:9", name]) == 2 and "does not answer" in capsys.readouterr().err
+    )
+
+
+def test_our_client_reads_every_spelling_of_a_state() -> None:
+    from videogen.client import Client, callback_state
+
+    spellings = {
+        "Success": "completed",
+        "success": "completed",
+        "processing": "running",
+        "Fail": "failed",
+        "failed": "failed",
+    }
+    assert {told: callback_state({"status": told}) for told in spellings} == spellings
+    with pytest.raises(ValueError, match="known state"):
+        callback_state({})
+    with pytest.raises(ValueError, match="must start with http"):
+        Client("127.0.0.1")

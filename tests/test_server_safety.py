@@ -159,7 +159,7 @@ BAD_UPLOADS = {
     "large": (b"\x89PNG" + bytes(200_001), "at most 200000 bytes"),
     "playlist": (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", "picture or video"),
     "concat": (b"ffconcat version 1.0\nfile /etc/passwd\n", "picture or video"),
-    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>", "picture or video"),
+    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>", "is neither"),
 }
 
 
