@@ -52,8 +52,16 @@ def wait_for(condition: Any, seconds: float = 900) -> None:
         time.sleep(0.3)
 
 
+def shot(page: Page, name: str, full: bool = False) -> None:
+    page.evaluate("scrollTo(0, 0); document.querySelector('.composer')?.scrollTo(0, 0); document.activeElement?.blur()")
+    page.mouse.move(700, 5)
+    page.wait_for_timeout(300)
+    page.screenshot(path=OUT / f"{name}.png", full_page=full, animations="disabled", timeout=300_000)
+
+
 def shots(page: Page) -> None:
     """The pictures, one after the other on one page."""
+    page.set_default_timeout(300_000)
     page.goto(URL)
     page.wait_for_selector(".card")
     page.fill("#prompt", "a fox with a hat jumps in the snow at night")
@@ -63,38 +71,38 @@ def shots(page: Page) -> None:
     page.click("[data-camera='Static shot']")
     page.wait_for_selector("#words p")
     for seed in range(3):
-        call("/v1/jobs", {"prompt": PROMPTS[seed][0], "seed": seed, "steps": 60, "duration": 2.8})
+        call("/v1/jobs", {"prompt": PROMPTS[seed][0], "seed": seed, "steps": 60})
     page.wait_for_selector(".job .look img", timeout=120_000)
     page.wait_for_function("document.querySelector('#estimate').textContent.length > 3")
     page.wait_for_timeout(1500)
-    page.screenshot(path=OUT / "light.png")
+    shot(page, "light")
     page.click("#theme")
     page.wait_for_timeout(400)
-    page.screenshot(path=OUT / "dark.png")
+    shot(page, "dark")
     page.click("#language")
     page.fill("#prompt", "夜里,一个企鹅在雪地里跳")
     page.wait_for_timeout(1500)
-    page.screenshot(path=OUT / "chinese.png")
+    shot(page, "chinese")
     page.click("#language")
     page.click("#theme")
     page.set_viewport_size({"width": 390, "height": 844})
     page.fill("#prompt", "a whale moves left on the beach")
     page.wait_for_timeout(1000)
-    page.screenshot(path=OUT / "phone.png", full_page=True)
+    shot(page, "phone", full=True)
     page.set_viewport_size({"width": 1440, "height": 900})
     page.click(".card .open")
-    page.wait_for_timeout(1500)
-    page.screenshot(path=OUT / "detail.png")
+    page.wait_for_function("document.querySelector('#detail video').currentTime > 0.3")
+    shot(page, "detail")
     page.keyboard.press("Escape")
     for pick in page.query_selector_all(".card .pick")[:3]:
         pick.check(force=True)
     page.click("#compare")
     page.wait_for_timeout(1500)
-    page.screenshot(path=OUT / "compare.png")
+    shot(page, "compare")
     page.goto(URL + "/docs")
     page.wait_for_selector("details")
-    page.click("text=/v1/video_generation")
-    page.screenshot(path=OUT / "docs.png")
+    page.click("summary:has-text('/v1/video_generation')")
+    shot(page, "docs")
 
 
 def main() -> None:

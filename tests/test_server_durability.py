@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -83,10 +84,8 @@ def test_no_job_is_lost_while_the_server_is_killed_at_random_moments(model: Path
         if kills % 3 == 0:
             database = Database(f"sqlite:///{tmp_path}/data/videogen.db")
             for pid in worker_pids(database):
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
             database.close()
         else:
             server.kill()

@@ -75,7 +75,8 @@ class RayPool:
             import ray
         except ModuleNotFoundError:
             raise ValueError("`--ray` needs ray: pip install 'videogen-moe[ray]'.") from None
-        self.ray, self.settings, self.store, self.server = ray, settings, store, server
+        self.ray: Any = ray
+        self.settings, self.store, self.server = settings, store, server
         if not ray.is_initialized():
             try:
                 ray.init(address=settings.ray, ignore_reinit_error=True, log_to_driver=True)
@@ -84,7 +85,7 @@ class RayPool:
                     f"`--ray` must be the address of a running cluster, got {settings.ray} ({error})."
                 ) from None
         gpus = ray.cluster_resources().get("GPU", 0)
-        self._kind = ray.remote(
+        self._kind = self.ray.remote(
             num_cpus=settings.threads or 1, num_gpus=1 if gpus else 0, max_restarts=0, max_concurrency=4
         )(RayWorker)
         self._actors: list[_Actor | None] = [None] * settings.workers

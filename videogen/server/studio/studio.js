@@ -52,7 +52,7 @@ const said = (entry) => entry[language] || entry.en;
 
 function duration(seconds) {
   if (seconds < 90) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} ${t("seconds")}`;
-  return `${Math.round(seconds / 60)} min`;
+  return `${Math.round(seconds / 60)} ${t("minutes")}`;
 }
 
 // Composer
@@ -119,7 +119,7 @@ function mirror() {
   $("mirror").replaceChildren(...parts);
   const area = $("prompt");
   area.style.height = "auto";
-  area.style.height = `${Math.max(area.scrollHeight, 90)}px`;
+  area.style.height = `${Math.max(area.scrollHeight, 70)}px`;
 }
 
 function showUnknown() {
@@ -331,7 +331,7 @@ const estimate = later(350, async () => {
     const parts = [];
     if (found.seconds === null) parts.push(t("notMeasured"));
     else parts.push(`${t("about")} ${duration(found.seconds)}`);
-    parts.push(`${found.steps} ${t("steps").toLowerCase()}`);
+    parts.push(`${found.steps} ${t("countSteps")}`);
     if (found.memory_bytes) parts.push(`${(found.memory_bytes / 2 ** 30).toFixed(1)} GB ${t("memory")}`);
     if (found.queue_length) parts.push(`${found.queue_length} ${t("ahead")}${found.wait_seconds ? ` (${t("wait")} ${duration(found.wait_seconds)})` : ""}`);
     place.textContent = parts.join(" · ");
@@ -465,7 +465,6 @@ async function cancel(id) {
 function clip(job, properties = {}) {
   const video = make("video", { muted: true, loop: true, playsInline: true, preload: "none", ...properties });
   media(`/v1/jobs/${job.id}/content?variant=thumbnail`).then((url) => { video.poster = url; }).catch(() => {});
-  video.load = video.load.bind(video);
   const ready = () => video.src || media(`/v1/jobs/${job.id}/content`).then((url) => { video.src = url; });
   return { video, play: async () => { await ready(); video.play().catch(() => {}); } };
 }
@@ -558,7 +557,7 @@ function compare() {
   const dialog = $("comparison");
   const clips = [...picked].map((id) => jobs.get(id)).filter(Boolean).map((job) => ({ job, ...clip(job, { preload: "auto" }) }));
   dialog.replaceChildren(closer(dialog), make("div", { className: "side" }, ...clips.map(({ job, video }) =>
-    make("figure", {}, video, make("figcaption", {}, job.prompt, make("br"), make("small", { textContent: `${t("seed").toLowerCase()} ${job.result.seed} · ${job.request.steps} ${t("steps").toLowerCase()}` }))))));
+    make("figure", {}, video, make("figcaption", {}, job.prompt, make("br"), make("small", { textContent: `${t("seed").toLowerCase()} ${job.result.seed} · ${job.request.steps} ${t("countSteps")}` }))))));
   dialog.showModal();
   Promise.all(clips.map(({ play }) => play())).then(() => { for (const { video } of clips) video.currentTime = 0; });
 }

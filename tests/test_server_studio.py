@@ -1,0 +1,234 @@
+"""The studio in real headless Chromium: every button does what it says, and nothing comes from another host."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("fastapi", reason="the `server` extra is not installed")
+playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from server_tools import LocalServer, make_model, png
+
+CHROMIUM = (
+    os.environ.get("CHROMIUM")
+    or shutil.which("chromium")
+    or shutil.which("chromium-browser")
+    or shutil.which("google-chrome")
+)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+PATIENCE = 120_000
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+    threads = torch.get_num_threads()
+    folder = tmp_path_factory.mktemp("studio")
+    with LocalServer(folder / "data", make_model(folder / "tiny"), rate_limit=100_000) as running:
+        yield running
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed; set CHROMIUM to one")
+    with playwright_api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser: Any, server: LocalServer) -> Iterator[Any]:
+    """A page of the studio; at its end it must have asked no other host and have thrown nothing."""
+    context = browser.new_context(
+        viewport={"width": 1280, "height": 900}, locale="en-US", color_scheme="light", accept_downloads=True
+    )
+    found = context.new_page()
+    found.set_default_timeout(PATIENCE)
+    hosts: set[str] = set()
+    problems: list[str] = []
+    found.on(
+        "request", lambda request: hosts.add(request.url.split("/")[2]) if request.url.startswith("http") else None
+    )
+    found.on("pageerror", lambda error: problems.append(str(error)))
+    found.on(
+        "console",
+        lambda message: (
+            problems.append(message.text) if message.type == "error" and "422" not in message.text else None
+        ),
+    )
+    found.goto(server.url)
+    found.wait_for_selector(".camera")
+    yield found
+    context.close()
+    assert hosts == {server.url.split("/")[2]} and problems == []
+
+
+def test_from_a_prompt_to_a_downloaded_clip(page: Any, server: LocalServer, tmp_path: Path) -> None:
+    assert page.locator(".camera").count() == 15
+    page.fill("#prompt", "a fox jumps in the snow with a hat")
+    page.wait_for_selector("mark:has-text('hat')", state="attached")
+    assert "hat" in page.inner_text("#words")
+    page.click("#rewrite")
+    page.click("#words button:has-text('Use it')")
+    assert page.input_value("#prompt") == "a fox jumps in the snow"
+    page.click(".chip:has-text('at night')")
+    assert page.input_value("#prompt") == "a fox jumps in the snow at night"
+    page.click(".chip:has-text('pig')")
+    assert page.input_value("#prompt") == "a pig jumps in the snow at night"
+    page.click("[data-camera='Pan left']")
+    page.click("#sequence button:has-text('then')")
+    page.click("[data-camera='Zoom in']")
+    page.fill("#seed", "7")
+    page.wait_for_function("document.querySelector('#estimate').textContent.includes('2 steps')")
+    page.keyboard.press("Control+Enter")
+    card = page.wait_for_selector(".card")
+    job = server.http.get("/v1/jobs?limit=1").json()["data"][0]
+    assert job["request"]["camera"] == "[Pan left] [Zoom in]" and job["request"]["seed"] == 7
+    card.query_selector(".open").click()
+    assert page.inner_text("#detail-title") == "a pig jumps in the snow at night"
+    for variant, suffix in (("video", ".mp4"), ("gif", ".gif"), ("sheet", ".png"), ("receipt", ".json")):
+        with page.expect_download() as download:
+            page.click(f"[data-variant='{variant}']")
+        path = tmp_path / f"a{suffix}"
+        download.value.save_as(path)
+        assert path.stat().st_size > 300, variant
+    assert json.loads((tmp_path / "a.json").read_text())["request"]["seed"] == 7
+    page.click("#detail button:has-text('Another seed')")
+    page.wait_for_function("document.querySelectorAll('.card').length === 2")
+    page.click(".card .open >> nth=0")
+    page.click("#detail button:has-text('Continue this clip')")
+    page.wait_for_selector("#continuing:not([hidden])")
+    page.click("#generate")
+    page.wait_for_function("document.querySelectorAll('.card').length === 3")
+    newest = server.http.get("/v1/jobs?limit=1").json()["data"][0]
+    assert newest["request"]["task"] == "extend"
+
+
+def test_progress_with_preview_and_cancel(page: Any, server: LocalServer) -> None:
+    page.fill("#prompt", "a fox stays in the snow")
+    page.click("details summary")
+    page.fill("#steps", "1000")
+    page.click("#generate")
+    page.wait_for_selector(".job .look img[src^='data:image/jpeg']")
+    assert float(page.locator(".job progress").first.evaluate("bar => bar.value")) >= 0
+    page.click(".job button:has-text('Cancel')")
+    page.wait_for_function("document.querySelector('.job small').textContent === 'cancelled'")
+    assert server.http.get("/v1/jobs?limit=1").json()["data"][0]["status"] == "cancelled"
+
+
+def test_pictures_by_choice_and_by_drop(page: Any, server: LocalServer, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    page.set_input_files("[data-role='first_frame'] input", tmp_path / "a.png")
+    page.wait_for_selector("[data-role='first_frame'].filled img")
+    transfer = page.evaluate_handle(
+        """bytes => { const data = new DataTransfer(); data.items.add(new File([new Uint8Array(bytes)], 'b.png', {type: 'image/png'})); return data; }""",
+        list(png(2)),
+    )
+    page.dispatch_event("[data-role='last_frame']", "drop", {"dataTransfer": transfer})
+    page.wait_for_selector("[data-role='last_frame'].filled img")
+    page.fill("#prompt", "a fox stays in the snow")
+    page.click("#generate")
+    page.wait_for_selector(".card:has-text('a fox stays in the snow')")
+    newest = server.http.get("/v1/jobs?limit=1").json()["data"][0]
+    assert [picture["role"] for picture in newest["request"]["pictures"]] == ["first", "last"]
+    (tmp_path / "no.png").write_text("hello")
+    page.set_input_files("[data-role='subject'] input", tmp_path / "no.png")
+    page.wait_for_selector("#problem:not([hidden])")
+    assert "picture" in page.inner_text("#problem")
+    page.click("[data-role='first_frame'] .off")
+    assert page.locator("[data-role='first_frame'] img").count() == 0
+
+
+def test_search_compare_keyboard_and_delete(page: Any, server: LocalServer) -> None:
+    for seed in range(2):
+        server.wait(server.submit(prompt="a whale stays on the beach", seed=seed, steps=1)["id"])
+    page.reload()
+    page.wait_for_selector(".card")
+    page.keyboard.press("/")
+    page.keyboard.type("whale")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.card p')].every(text => text.textContent.includes('whale'))"
+    )
+    page.keyboard.press("Escape")
+    page.locator(".card .open").first.focus()
+    page.keyboard.press("x")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("x")
+    page.click("#compare:not([disabled])")
+    assert page.locator("#comparison video").count() == 2
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    page.wait_for_selector("#help[open]")
+    page.keyboard.press("Escape")
+    before = page.locator(".card").count()
+    page.locator(".card .open").first.focus()
+    page.keyboard.press("Enter")
+    page.click("#detail .danger")
+    page.wait_for_function(f"document.querySelectorAll('.card').length === {before - 1}")
+
+
+def test_chinese_dark_and_phone_width(page: Any, server: LocalServer) -> None:
+    page.click("#language")
+    assert page.inner_text("#generate span") == "生成" and page.evaluate("document.documentElement.lang") == "zh-CN"
+    page.click(".chip:has-text('狐狸')")
+    page.click(".chip:has-text('雪地里')")
+    assert "狐狸" in page.input_value("#prompt")
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.click("#theme")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != ground
+    page.reload()
+    page.wait_for_selector(".camera")
+    assert (
+        page.inner_text("#generate span") == "生成"
+        and page.evaluate("document.documentElement.dataset.theme") == "dark"
+    )
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    small = page.evaluate(
+        "[...document.querySelectorAll('button, .drop')].filter(e => e.offsetParent && e.offsetHeight < 20).length"
+    )
+    assert small == 0
+
+
+def test_what_the_server_refuses_is_said(page: Any) -> None:
+    page.fill("#prompt", "a fox [Pan lefft]")
+    page.wait_for_selector("#problem:not([hidden])")
+    assert "the nearest is [Pan left]" in page.inner_text("#problem")
+
+
+def test_the_api_page_lists_every_route(page: Any, server: LocalServer) -> None:
+    page.goto(server.url + "/docs")
+    page.wait_for_selector("details")
+    paths = server.http.get("/openapi.json").json()["paths"]
+    assert page.locator("details").count() == sum(len(verbs) for verbs in paths.values())
+
+
+def test_with_keys_the_studio_asks_for_one(browser: Any, tmp_path: Path) -> None:
+    from videogen.server.auth import add_key
+
+    key = add_key(tmp_path / "keys.json", "me")
+    with LocalServer(
+        tmp_path / "data", make_model(tmp_path / "tiny"), num_workers=0, api_key_file=tmp_path / "keys.json"
+    ) as server:
+        page = browser.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(server.url)
+        page.wait_for_selector("#key-dialog[open]")
+        page.fill("#key", key)
+        page.click("#key-dialog .primary")
+        page.wait_for_selector(".camera")
+        page.fill("#prompt", "a fox stays")
+        page.click("#generate")
+        page.wait_for_selector(".job")
+        page.close()
