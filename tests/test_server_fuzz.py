@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-pytestmark = pytest.mark.slow
 pytest.importorskip("fastapi", reason="the `server` extra is not installed")
-schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from server_tools import LocalServer, make_model
 
+pytestmark = pytest.mark.slow
 EXAMPLES = 40
 SECONDS = 20.0
 

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-pytestmark = pytest.mark.slow
 pytest.importorskip("fastapi", reason="the `server` extra is not installed")
-playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from playwright import sync_api as playwright_api
 from server_tools import LocalServer, make_model, png
+
+pytestmark = pytest.mark.slow
 
 CHROMIUM = (
     os.environ.get("CHROMIUM")
