@@ -145,7 +145,7 @@ def bomb(width: int, height: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory):
-    with client(tmp_path_factory.mktemp("uploads"), max_upload_bytes=200_000) as found:
+    with client(tmp_path_factory.mktemp("uploads"), max_upload_bytes=200_000, decode_seconds=120) as found:
         yield found
 
 

@@ -1,6 +1,6 @@
 """The words of a model as the server needs them, without importing what renders Stage (and with it torch).
 
-They are worked out once by a child process and kept as JSON in the data folder, under a hash of the vocabulary.
+They are worked out once, by a child process unless torch is there already, and kept as JSON in the data folder, under a hash of the vocabulary.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def load_lexicon(vocabulary: Mapping[str, Any] | None, folder: Path) -> Lexicon:
         return Lexicon(words={language: list(words.get(language, ())) for language in ("en", "zh")})
     text = json.dumps(vocabulary, sort_keys=True)
     path = folder / f"lexicon-{hashlib.sha256((__version__ + text).encode()).hexdigest()[:16]}.json"
-    if not path.is_file():
+    if not path.is_file() and "torch" in sys.modules:
+        write_atomic(path, json.dumps(asdict(build_lexicon(vocabulary)), ensure_ascii=False).encode())
+    elif not path.is_file():
         done = subprocess.run(
             [sys.executable, "-m", "videogen.server.lexicon"],
             input=text.encode(),
