@@ -73,7 +73,7 @@ def shots(page: Page) -> None:
     for seed in range(3):
         call("/v1/jobs", {"prompt": PROMPTS[seed][0], "seed": seed, "steps": 60})
     page.wait_for_selector(".job .look img", timeout=120_000)
-    page.wait_for_function("document.querySelector('#estimate').textContent.length > 3")
+    wait_for(lambda: page.evaluate("document.querySelector('#estimate').textContent.length > 3"))
     page.wait_for_timeout(1500)
     shot(page, "light")
     page.click("#theme")
@@ -91,7 +91,7 @@ def shots(page: Page) -> None:
     shot(page, "phone", full=True)
     page.set_viewport_size({"width": 1440, "height": 900})
     page.click(".card .open")
-    page.wait_for_function("document.querySelector('#detail video').currentTime > 0.3")
+    wait_for(lambda: page.evaluate("document.querySelector('#detail video').currentTime > 0.3"))
     shot(page, "detail")
     page.keyboard.press("Escape")
     for pick in page.query_selector_all(".card .pick")[:3]:

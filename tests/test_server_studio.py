@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,14 @@ CHROMIUM = (
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 PATIENCE = 120_000
+
+
+def until(page: Any, expression: str) -> None:
+    """Wait until an expression of the page is true (`wait_for_function` needs eval, which the page's policy forbids)."""
+    deadline = time.monotonic() + PATIENCE / 1000
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, expression
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +101,7 @@ def test_from_a_prompt_to_a_downloaded_clip(page: Any, server: LocalServer, tmp_
     page.click("#sequence button:has-text('then')")
     page.click("[data-camera='Zoom in']")
     page.fill("#seed", "7")
-    page.wait_for_function("document.querySelector('#estimate').textContent.includes('2 steps')")
+    until(page, "document.querySelector('#estimate').textContent.includes('2 steps')")
     page.keyboard.press("Control+Enter")
     card = page.wait_for_selector(".card")
     job = server.http.get("/v1/jobs?limit=1").json()["data"][0]
@@ -107,12 +116,12 @@ def test_from_a_prompt_to_a_downloaded_clip(page: Any, server: LocalServer, tmp_
         assert path.stat().st_size > 300, variant
     assert json.loads((tmp_path / "a.json").read_text())["request"]["seed"] == 7
     page.click("#detail button:has-text('Another seed')")
-    page.wait_for_function("document.querySelectorAll('.card').length === 2")
+    until(page, "document.querySelectorAll('.card').length === 2")
     page.click(".card .open >> nth=0")
     page.click("#detail button:has-text('Continue this clip')")
     page.wait_for_selector("#continuing:not([hidden])")
     page.click("#generate")
-    page.wait_for_function("document.querySelectorAll('.card').length === 3")
+    until(page, "document.querySelectorAll('.card').length === 3")
     newest = server.http.get("/v1/jobs?limit=1").json()["data"][0]
     assert newest["request"]["task"] == "extend"
 
@@ -125,7 +134,7 @@ def test_progress_with_preview_and_cancel(page: Any, server: LocalServer) -> Non
     page.wait_for_selector(".job .look img[src^='data:image/jpeg']")
     assert float(page.locator(".job progress").first.evaluate("bar => bar.value")) >= 0
     page.click(".job button:has-text('Cancel')")
-    page.wait_for_function("document.querySelector('.job small').textContent === 'cancelled'")
+    until(page, "document.querySelector('.job small').textContent === 'cancelled'")
     assert server.http.get("/v1/jobs?limit=1").json()["data"][0]["status"] == "cancelled"
 
 
@@ -159,9 +168,7 @@ def test_search_compare_keyboard_and_delete(page: Any, server: LocalServer) -> N
     page.wait_for_selector(".card")
     page.keyboard.press("/")
     page.keyboard.type("whale")
-    page.wait_for_function(
-        "[...document.querySelectorAll('.card p')].every(text => text.textContent.includes('whale'))"
-    )
+    until(page, "[...document.querySelectorAll('.card p')].every(text => text.textContent.includes('whale'))")
     page.keyboard.press("Escape")
     page.locator(".card .open").first.focus()
     page.keyboard.press("x")
@@ -177,7 +184,7 @@ def test_search_compare_keyboard_and_delete(page: Any, server: LocalServer) -> N
     page.locator(".card .open").first.focus()
     page.keyboard.press("Enter")
     page.click("#detail .danger")
-    page.wait_for_function(f"document.querySelectorAll('.card').length === {before - 1}")
+    until(page, f"document.querySelectorAll('.card').length === {before - 1}")
 
 
 def test_chinese_dark_and_phone_width(page: Any, server: LocalServer) -> None:
