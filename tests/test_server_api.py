@@ -310,6 +310,23 @@ def test_a_clip_that_stands_still_although_motion_was_asked_for_fails_with_a_rea
         assert job["status"] == ("completed" if code is None else "failed")
 
 
+def test_a_served_clip_with_camera_vectors_replays_byte_for_byte(
+    server: LocalServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from videogen.cli import main
+
+    num_latents = 1 + 16 // server.service.planner.scale_factor_temporal
+    vectors = [[0.5, 0.0, 0.0, 0.0, 0.0, 0.25 * index, 0.0, 0.0, 1.0] for index in range(num_latents)]
+    job = server.wait(server.submit(camera=vectors, width=1280, height=720)["id"])
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content(server, job["id"]))
+    receipt = read_receipt(path)
+    assert [list(row) for row in receipt.request.camera_vectors or ()] == vectors
+    assert any("1280x720 became 32x32" in sentence for sentence in receipt.adjusted)
+    assert main(["replay", str(path), "-o", str(tmp_path / "b.mp4"), "--model", str(server.settings.model)]) == 0
+    assert "byte for byte" in capsys.readouterr().out
+
+
 # MiniMax
 
 

@@ -118,8 +118,9 @@ def run_server(settings, uvicorn, create_app) -> None:  # type: ignore[no-untype
                 typer.echo(f"videogen serves at http://{name}:{address[1]}/ (Ctrl-C to stop)", err=True)
 
         def handle_exit(self, sig, frame) -> None:  # type: ignore[no-untyped-def]
-            app.state.closing.set()  # streams of events end, so that nobody waits for them
-            app.state.watcher.close()
+            if self.started:  # streams of events end, so that nobody waits for them
+                app.state.closing.set()
+                app.state.watcher.close()
             super().handle_exit(sig, frame)
 
     Server(config).run()

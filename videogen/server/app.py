@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 STUDIO = Path(__file__).parent / "studio"
 WATCH_SECONDS = 0.2
+NUM_THREADS = 128
+"""Requests at work at once: some wait for a challenge or for a picture to be decoded, and the others must not wait for them."""
 
 DESCRIPTION = """Text or an image in, a video out.
 
@@ -109,6 +112,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = NUM_THREADS
         app.state.closing = asyncio.Event()
         app.state.watcher = Watcher(service)
         task = asyncio.create_task(app.state.watcher.run())
@@ -138,6 +142,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(OperationalError, _database_error)
     app.add_exception_handler(OSError, _disk_error)
+    app.add_exception_handler(Exception, _internal_error)
     app.add_middleware(Guard, service=service)
     return app
 
@@ -196,6 +201,12 @@ async def _http_error(request: Request, error: Exception) -> Response:
     for name, value in (error.headers or {}).items():
         answer.headers[name] = value
     return answer
+
+
+async def _internal_error(request: Request, error: Exception) -> JSONResponse:
+    return error_answer(
+        request.url.path, ApiError(500, "internal", "an internal error; the log of the server says more.")
+    )
 
 
 async def _database_error(request: Request, error: Exception) -> JSONResponse:

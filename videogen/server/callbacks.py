@@ -33,6 +33,7 @@ GIVE_UP_SECONDS = 24 * 3600.0
 MAX_DELAY_SECONDS = 3600.0
 MAX_REPLY_BYTES = 64 * 1024
 IDLE_SECONDS = 0.5
+_handshakes = threading.BoundedSemaphore(8)
 STATES = {
     "queued": "queueing",
     "running": "processing",
@@ -66,6 +67,8 @@ def check_callback(url: str, allowed_hosts: Collection[str] = ()) -> None:
         ValueError: it does not, or its address is not to be talked to.
     """
     challenge = secrets.token_hex(16)
+    if not _handshakes.acquire(timeout=CHALLENGE_SECONDS):
+        raise ValueError("`callback_url` cannot be checked now, too many are being checked; try again.")
     try:
         reply = fetch.request(
             "POST",
@@ -83,6 +86,8 @@ def check_callback(url: str, allowed_hosts: Collection[str] = ()) -> None:
         if isinstance(error, fetch.Forbidden):
             raise
         answer = None
+    finally:
+        _handshakes.release()
     if not isinstance(answer, dict) or answer.get("challenge") != challenge:
         raise ValueError(
             '`callback_url` must answer {"challenge": ...} with the same JSON within 3 seconds, and did not.'

@@ -32,7 +32,7 @@ from sqlalchemy import (
     insert,
     select,
 )
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -222,7 +222,7 @@ class Database:
         """Make the tables that are missing; several servers may do so at once."""
         try:
             metadata.create_all(self.engine)
-        except (OperationalError, IntegrityError):  # another server was faster
+        except DBAPIError:  # another server was faster
             metadata.create_all(self.engine)
         found = self.fact("schema", SCHEMA_VERSION)
         if found != SCHEMA_VERSION:

@@ -201,7 +201,7 @@ class Guard:
         started = time.perf_counter()
         headers = Headers(scope=scope)
         path = scope["path"]
-        answered = False
+        answered = arrived = False
         size, deadline = 0, time.monotonic() + BODY_SECONDS
 
         async def guarded_send(message: Message) -> None:
@@ -219,12 +219,11 @@ class Guard:
             await send(message)
 
         async def guarded_receive() -> Message:
-            nonlocal size
-            message = (
-                await asyncio.wait_for(receive(), max(0.01, deadline - time.monotonic()))
-                if not answered
-                else await receive()
-            )
+            nonlocal size, arrived
+            if answered or arrived:  # what comes now is only that the client went
+                return await receive()
+            message = await asyncio.wait_for(receive(), max(0.01, deadline - time.monotonic()))
+            arrived = not message.get("more_body", False)
             size += len(message.get("body", b""))
             if size > self.max_bytes:
                 raise ApiError(413, "too_large", f"a request must have at most {self.max_bytes} bytes.")
