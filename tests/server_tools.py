@@ -13,15 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
-
-from tokenizer3d.autoencoder import CausalVideoAutoencoder
-from videogen.data.stage import rungs
-from videogen.models.text_encoder import TextEncoder
-from videogen.models.text_tokenizer import BytePairTokenizer
-from videogen.models.transformer import VideoTransformer
-from videogen_pipelines import TextToVideoPipeline
 
 PROMPT = "a fox jumps in the snow"
 SIZE = 32
@@ -29,6 +20,16 @@ SIZE = 32
 
 def make_model(folder: Path) -> Path:
     """Save a model that makes 17 frames of 32 x 32 in a few milliseconds a step."""
+    import torch
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    from tokenizer3d.autoencoder import CausalVideoAutoencoder
+    from videogen.data.stage import rungs
+    from videogen.models.text_encoder import TextEncoder
+    from videogen.models.text_tokenizer import BytePairTokenizer
+    from videogen.models.transformer import VideoTransformer
+    from videogen_pipelines import TextToVideoPipeline
+
     torch.manual_seed(0)
     vae = CausalVideoAutoencoder(
         latent_channels=8,
@@ -138,7 +139,7 @@ class RunningServer:
 class LocalServer:
     """The application on a real socket and a worker, both as threads of this process."""
 
-    def __init__(self, data: Path, model: Path, *, num_workers: int = 1, **settings: Any):
+    def __init__(self, data: Path, model: Path | None, *, num_workers: int = 1, **settings: Any):
         import threading
 
         import uvicorn

@@ -28,7 +28,7 @@ CHROMIUM = (
 )
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
-PATIENCE = 120_000
+PATIENCE = 600_000
 
 
 def until(page: Any, expression: str) -> None:
