@@ -632,7 +632,7 @@ def test_extension_of_every_kind_of_video(extension_pipe, tmp_path):
 
 @pytest.mark.parametrize(("available", "overlap"), [(1, 1), (4, 1), (5, 5), (8, 5), (9, 9), (100, 9)])
 def test_extension_goes_on_from_what_there_is(available, overlap):
-    assert base.extension_overlap(17, 4, available) == overlap
+    assert requests.extension_overlap(17, 4, available) == overlap
 
 
 def test_extension_of_a_model_without_vocabulary(extension_pipe, monkeypatch):
