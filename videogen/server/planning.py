@@ -293,9 +293,10 @@ class Planner:
 
             fps = self._fps(ask, adjusted)
             height, width = self._size(ask, adjusted, extends=task == "extend")
-            num_frames = (
-                self._num_new_frames(ask, fps, adjusted) if task == "extend" else self._length(ask, fps, adjusted)
-            )
+            if task == "extend":
+                num_frames = self._num_new_frames(ask, fps, _num_source_frames(pictures), adjusted)
+            else:
+                num_frames = self._length(ask, fps, adjusted)
             steps = self.default_steps if ask.steps is None else ask.steps
             scale = self.default_guidance_scale if ask.guidance_scale is None else ask.guidance_scale
             rules.check_sampling(steps, scale, ask.guidance_method, ask.guidance_rescale, 1, 1)
@@ -427,12 +428,13 @@ class Planner:
         adjusted.append(f"`num_frames` {num_frames} became {nearest}, the nearest length that the model makes.")
         return check(nearest, None, fps, self.vocabulary, step, adjusted)
 
-    def _num_new_frames(self, ask: Ask, fps: float, adjusted: list[str]) -> int:
+    def _num_new_frames(self, ask: Ask, fps: float, available: int, adjusted: list[str]) -> int:
         step = self.scale_factor_temporal
         if ask.duration is not None and ask.num_frames is not None:
             raise ValueError("`num_frames` and `duration` must not both be given; leave one out.")
-        trained = max((self.vocabulary or {}).get("num_frames", (self._rules.extension_window(None, step),)))
-        wanted = ask.duration * fps if ask.duration is not None else float(ask.num_frames or (trained - 1) // 2)
+        window = self._rules.extension_window(self._trained_num_frames, step)
+        usual = window - self._rules.extension_overlap(self._trained_num_frames, step, available)
+        wanted = ask.duration * fps if ask.duration is not None else float(ask.num_frames or usual)
         if wanted / fps > self.max_duration:
             if ask.strict:
                 raise ValueError(f"`duration` must be at most {self.max_duration:g} seconds, got {wanted / fps:g}.")
@@ -446,18 +448,21 @@ class Planner:
             adjusted.append(f"`num_frames` {ask.num_frames} became {new} new frames, the nearest that fits.")
         return new
 
+    @property
+    def _trained_num_frames(self) -> int | None:
+        return max((self.vocabulary or {}).get("num_frames", (0,))) or None
+
     def _windows(self, task: Task, num_frames: int, pictures: Mapping[str, Sequence[StoredPicture]]) -> tuple[int, int]:
         """Number of windows, and of latent frames that camera vectors are for."""
         from tokenizer3d.shapes import num_latent_frames
 
         step = self.scale_factor_temporal
-        trained = max((self.vocabulary or {}).get("num_frames", (0,))) or None
+        trained = self._trained_num_frames
         if task != "extend":
             return len(self._rules.plan_windows(num_frames, trained, step)), num_latent_frames(num_frames, step)
-        available = pictures["source"][0].num_frames or 1
+        available = _num_source_frames(pictures)
         overlap = self._rules.extension_overlap(trained, step, available)
-        window = self._rules.extension_window(trained, step)
-        return len(self._rules.plan_windows(overlap + num_frames, window, step)), num_frames // step
+        return len(self._rules.plan_windows(overlap + num_frames, trained, step)), num_frames // step
 
 
 def check_text(text: str, name: str) -> None:
@@ -490,6 +495,10 @@ def _pictures(ask: Ask, pictures: Mapping[str, Sequence[StoredPicture]]) -> tupl
             time = ask.keyframes[index].time if role == "keyframe" else None
             found.append(Picture(role=role, file_id=stored.file_id, time=time, is_clip=stored.is_clip))
     return tuple(found)
+
+
+def _num_source_frames(pictures: Mapping[str, Sequence[StoredPicture]]) -> int:
+    return pictures["source"][0].num_frames or 1
 
 
 def _first_argument(message: str) -> str | None:

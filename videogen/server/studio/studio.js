@@ -143,10 +143,10 @@ const lookAtWords = later(250, async () => {
   } else {
     try {
       unknown = (await post("/v1/prompts", { prompt: text })).unknown;
-      problem(null);
+      problem(null, "words");
     } catch (error) {
       unknown = {};
-      if (error instanceof ApiError && error.status === 422) problem(error);
+      if (error instanceof ApiError && error.status === 422) problem(error, "words");
     }
   }
   if ($("prompt").value === text) {
@@ -238,7 +238,7 @@ function focusCamera(name) {
 
 async function takePicture(role, file) {
   if (!file) return;
-  if (file.size > model.max_upload_bytes) return problem(new Error(`${file.name}: > ${Math.round(model.max_upload_bytes / 2 ** 20)} MiB`));
+  if (file.size > model.max_upload_bytes) return problem(new Error(`${file.name}: > ${Math.round(model.max_upload_bytes / 2 ** 20)} MiB`), "picture");
   toast(t("uploading"));
   try {
     const { id, kind } = await upload(file);
@@ -247,9 +247,9 @@ async function takePicture(role, file) {
     else pictures.subject = null;
     source = null;
     pictures[role] = { id, url: URL.createObjectURL(file) };
-    problem(null);
+    problem(null, "picture");
   } catch (error) {
-    problem(error);
+    problem(error, "picture");
   }
   showPictures();
   estimate();
@@ -313,10 +313,13 @@ function request() {
   return body;
 }
 
-function problem(error) {
-  const place = $("problem");
-  place.hidden = !error;
-  place.textContent = error ? error.message : "";
+const problems = new Map(); // who found it -> what; nobody clears another's
+
+function problem(error, who = "request") {
+  if (error) problems.set(who, error.message);
+  else problems.delete(who);
+  $("problem").hidden = problems.size === 0;
+  $("problem").textContent = [...new Set(problems.values())].join(" ");
 }
 
 const estimate = later(350, async () => {
@@ -324,6 +327,8 @@ const estimate = later(350, async () => {
   $("generate").disabled = !$("prompt").value.trim();
   if (!$("prompt").value.trim()) {
     place.textContent = "";
+    problem(null, "estimate");
+    problem(null, "words");
     return;
   }
   try {
@@ -336,10 +341,10 @@ const estimate = later(350, async () => {
     if (found.queue_length) parts.push(`${found.queue_length} ${t("ahead")}${found.wait_seconds ? ` (${t("wait")} ${duration(found.wait_seconds)})` : ""}`);
     place.textContent = parts.join(" · ");
     place.title = [...found.adjusted, ...found.warnings].join("\n");
-    problem(null);
+    problem(null, "estimate");
   } catch (error) {
     place.textContent = "";
-    if (error instanceof ApiError && error.status === 422) problem(error);
+    if (error instanceof ApiError && error.status === 422) problem(error, "estimate");
   }
 });
 
@@ -353,6 +358,7 @@ async function generate(event) {
       const body = { ...request(), seed: $("seed").value || versions > 1 ? first + index : newSeed() };
       changed(await post("/v1/jobs", body, { "idempotency-key": crypto.randomUUID?.() || `${Date.now()}-${Math.random()}` }));
     }
+    problems.clear();
     problem(null);
     if (innerWidth < 900) $("queue-section").scrollIntoView({ behavior: "smooth" });
   } catch (error) {
