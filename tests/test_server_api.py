@@ -127,10 +127,10 @@ def test_ranges_of_a_clip(server: LocalServer, done: dict) -> None:
 
 
 def test_what_is_adjusted_is_said_and_strict_refuses_it(server: LocalServer) -> None:
-    body = {"prompt": PROMPT, "width": 1280, "height": 720, "duration": 2, "fps": 25, "steps": 1}
+    body = {"prompt": PROMPT, "width": 1280, "height": 720, "duration": 1.5, "fps": 25, "steps": 1}
     reply = server.http.post("/v1/estimates", json=body).json()
     said = " ".join(reply["adjusted"])
-    assert "`size` 1280x720 became 32x32" in said and "`fps` 25 became 12" in said and "`duration` 2 s became" in said
+    assert "`size` 1280x720 became 32x32" in said and "`fps` 25 became 12" in said and "`duration` 1.5 s became" in said
     assert reply["request"]["width"] == SIZE and reply["steps"] == 1
     refused = server.http.post("/v1/jobs", json={**body, "strict": True})
     assert refused.status_code == 422

@@ -73,7 +73,7 @@ class Client:
         for name in ("first_frame", "last_frame"):
             if isinstance(settings.get(name), Path):
                 settings[name] = self.upload(settings[name])
-        if "subjects" in settings:
+        if settings.get("subjects"):
             settings["subjects"] = [self.upload(one) if isinstance(one, Path) else one for one in settings["subjects"]]
         headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
         body = {"prompt": prompt, **{name: value for name, value in settings.items() if value is not None}}
