@@ -150,6 +150,7 @@ def test_route(top_k):
     expected, ours = (moe.route(logits, bias, top_k, backend=backend) for backend in ("reference", "native"))
     assert torch.equal(expected[0], ours[0])
     check(lambda x, backend: moe.route(x, bias, top_k, backend=backend)[1], (logits,))
+    check(moe.router_logits, (normal(200, 24), normal(8, 24)), low=(0,))
     far = torch.tensor([[-200.0, -300.0, 0.0]])  # sigmoids that underflow
     assert torch.isfinite(moe.route(far, None, 3, backend="native")[1]).all()
 

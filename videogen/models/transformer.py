@@ -162,9 +162,8 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[T, D] -> logits [T, E], expert_indices [T, k], expert_weights [T, k]."""
-        with torch.autocast(x.device.type, enabled=False):
-            logits = F.linear(x.to(self.weight.dtype), self.weight)
-            expert_indices, expert_weights = moe.route(logits, self.bias, self.top_k)
+        logits = moe.router_logits(x, self.weight)
+        expert_indices, expert_weights = moe.route(logits, self.bias, self.top_k)
         with torch.no_grad():
             counts = moe.tokens_per_expert(expert_indices, self.weight.shape[0])
             self.load += counts

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from videogen_kernels.backends import check_backend, choose_native
-from videogen_kernels.moe.native import experts_native, route_native, swiglu_native
+from videogen_kernels.moe.native import experts_native, route_native, router_logits_native, swiglu_native
 from videogen_kernels.moe.reference import (
     experts_grouped,
     experts_loop,
@@ -27,10 +27,35 @@ from videogen_kernels.moe.reference import (
 )
 from videogen_kernels.native import runnable
 
-__all__ = ["experts", "load_balancing_loss", "route", "router_z_loss", "swiglu", "tokens_per_expert"]
+__all__ = ["experts", "load_balancing_loss", "route", "router_logits", "router_z_loss", "swiglu", "tokens_per_expert"]
 
 Backend = Literal["auto", "reference", "grouped_mm", "native"]
 SimpleBackend = Literal["auto", "reference", "native"]
+
+
+def router_logits(x: Tensor, weight: Tensor, backend: SimpleBackend = "auto") -> Tensor:
+    """`x weight^T`, computed in float32 whatever autocast says: a rounded score would choose another expert.
+
+    Args:
+        x: [T, D].
+        weight: [E, D] float32 or float64.
+
+    Returns:
+        [T, E] in the dtype of `weight`.
+
+    Raises:
+        ValueError: widths that differ.
+    """
+    check_backend("moe.router_logits", backend, ("reference", "native"))
+    if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"`weight` must be [E, D] for an `x` [T, D], got {list(weight.shape)} for an `x` of {list(x.shape)}."
+        )
+    can_run = weight.dtype == torch.float32 and runnable(x, weight)
+    if choose_native("moe.router_logits", backend, can_run):
+        return router_logits_native(x, weight)
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.nn.functional.linear(x.to(weight.dtype), weight)
 
 
 def route(

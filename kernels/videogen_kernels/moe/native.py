@@ -18,6 +18,10 @@ def route_native(router_logits: Tensor, bias: Tensor | None, top_k: int) -> tupl
     return _Route.apply(router_logits.float(), bias, top_k)
 
 
+def router_logits_native(x: Tensor, weight: Tensor) -> Tensor:
+    return _RouterLogits.apply(x, weight)
+
+
 def swiglu_native(hidden: Tensor) -> Tensor:
     return _SwiGLU.apply(hidden)
 
@@ -29,6 +33,27 @@ def experts_native(x: Tensor, w_in: Tensor, w_out: Tensor, expert_indices: Tenso
 #: Rows of an expert are padded with zeros to a multiple of this: PyTorch's CPU products compile code for every new shape,
 #: which takes longer than the product itself.
 _BLOCK = 64
+
+
+class _RouterLogits(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        x, weight = x.contiguous(), weight.contiguous()
+        ctx.save_for_backward(x, weight)
+        logits = weight.new_empty(x.shape[0], weight.shape[0])
+        call(f"router_forward_{suffix(x)}", x, weight, logits, *x.shape, weight.shape[0])
+        return logits
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
+        call(
+            f"router_backward_{suffix(x)}",
+            *(grads[0].contiguous(), x, weight, grad_x, grad_weight, *x.shape, weight.shape[0]),
+        )
+        return grad_x, grad_weight
 
 
 class _Route(torch.autograd.Function):

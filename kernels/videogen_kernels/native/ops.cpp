@@ -386,40 +386,60 @@ void turn(const float* x, const float* cos, const float* sin, float* out, int64_
 
 // ---- the linear mixer between its two projections --------------------------------------------------------------------------
 
-// conv [L, K] = 3x3 depth-wise convolution of v [L, K] inside each frame; weight [9, K]. `flip` takes the gradient to v.
-void convolve(const float* v, const float* weight, float* out, int64_t n, int64_t h, int64_t w, int64_t K, bool flip) {
+// out [L, K] += the 3x3 depth-wise convolution of v [L, K] inside each frame, 16 * VECS channels of it; weight [9, K]. `flip`
+// takes the gradient to v.
+template <int VECS>
+void convolve_channels(const float* v, const float* weight, float* out, int64_t n, int64_t h, int64_t w, int64_t K,
+                       bool flip) {
     for (int64_t f = 0; f < n; ++f)
         for (int64_t y = 0; y < h; ++y)
             for (int64_t x = 0; x < w; ++x) {
-                float* o = out + ((f * h + y) * w + x) * K;
-                for (int64_t dy = -1; dy <= 1; ++dy)
-                    for (int64_t dx = -1; dx <= 1; ++dx) {
-                        const int64_t yy = y + dy, xx = x + dx;
-                        if (yy < 0 || yy >= h || xx < 0 || xx >= w) continue;
-                        const float* in = v + ((f * h + yy) * w + xx) * K;
-                        const float* m = weight + (flip ? 8 - (dy + 1) * 3 - (dx + 1) : (dy + 1) * 3 + dx + 1) * K;
-                        SIMD
-                        for (int64_t k = 0; k < K; ++k) o[k] += in[k] * m[k];
+                const int64_t pixel = (f * h + y) * w + x;
+                vec sum[VECS];
+                for (int j = 0; j < VECS; ++j) sum[j] = *reinterpret_cast<const vec*>(out + pixel * K + 16 * j);
+                for (int64_t dy = y > 0 ? -1 : 0; dy <= (y + 1 < h ? 1 : 0); ++dy)
+                    for (int64_t dx = x > 0 ? -1 : 0; dx <= (x + 1 < w ? 1 : 0); ++dx) {
+                        const int64_t tap = 4 + (flip ? -1 : 1) * (3 * dy + dx);
+                        const float* in = v + (pixel + dy * w + dx) * K;
+                        for (int j = 0; j < VECS; ++j)
+                            sum[j] += *reinterpret_cast<const vec*>(in + 16 * j) *
+                                      *reinterpret_cast<const vec*>(weight + tap * K + 16 * j);
                     }
+                for (int j = 0; j < VECS; ++j) *reinterpret_cast<vec*>(out + pixel * K + 16 * j) = sum[j];
             }
+}
+
+template <int VECS>
+void convolve_weight_channels(const float* v, const float* grad, float* grad_weight, int64_t n, int64_t h, int64_t w,
+                              int64_t K) {
+    for (int64_t dy = -1; dy <= 1; ++dy)
+        for (int64_t dx = -1; dx <= 1; ++dx) {
+            float* to = grad_weight + (4 + 3 * dy + dx) * K;
+            vec sum[VECS];
+            for (int j = 0; j < VECS; ++j) sum[j] = *reinterpret_cast<const vec*>(to + 16 * j);
+            for (int64_t f = 0; f < n; ++f)
+                for (int64_t y = dy < 0 ? 1 : 0; y < (dy > 0 ? h - 1 : h); ++y)
+                    for (int64_t x = dx < 0 ? 1 : 0; x < (dx > 0 ? w - 1 : w); ++x) {
+                        const int64_t pixel = (f * h + y) * w + x;
+                        for (int j = 0; j < VECS; ++j)
+                            sum[j] += *reinterpret_cast<const vec*>(v + (pixel + dy * w + dx) * K + 16 * j) *
+                                      *reinterpret_cast<const vec*>(grad + pixel * K + 16 * j);
+                    }
+            for (int j = 0; j < VECS; ++j) *reinterpret_cast<vec*>(to + 16 * j) = sum[j];
+        }
+}
+
+void convolve(const float* v, const float* weight, float* out, int64_t n, int64_t h, int64_t w, int64_t K, bool flip) {
+    int64_t k = 0;
+    for (; k + 64 <= K; k += 64) convolve_channels<4>(v + k, weight + k, out + k, n, h, w, K, flip);
+    for (; k < K; k += 16) convolve_channels<1>(v + k, weight + k, out + k, n, h, w, K, flip);
 }
 
 void convolve_weight_backward(const float* v, const float* grad, float* grad_weight, int64_t n, int64_t h, int64_t w,
                               int64_t K) {
-    for (int64_t f = 0; f < n; ++f)
-        for (int64_t y = 0; y < h; ++y)
-            for (int64_t x = 0; x < w; ++x) {
-                const float* g = grad + ((f * h + y) * w + x) * K;
-                for (int64_t dy = -1; dy <= 1; ++dy)
-                    for (int64_t dx = -1; dx <= 1; ++dx) {
-                        const int64_t yy = y + dy, xx = x + dx;
-                        if (yy < 0 || yy >= h || xx < 0 || xx >= w) continue;
-                        const float* in = v + ((f * h + yy) * w + xx) * K;
-                        float* m = grad_weight + ((dy + 1) * 3 + dx + 1) * K;
-                        SIMD
-                        for (int64_t k = 0; k < K; ++k) m[k] += in[k] * g[k];
-                    }
-            }
+    int64_t k = 0;
+    for (; k + 64 <= K; k += 64) convolve_weight_channels<4>(v + k, grad + k, grad_weight + k, n, h, w, K);
+    for (; k < K; k += 16) convolve_weight_channels<1>(v + k, grad + k, grad_weight + k, n, h, w, K);
 }
 
 struct LinearHead {  // what one head of one item computes on the way forward
@@ -596,38 +616,39 @@ struct SoftmaxArgs {
     float eps;
 };
 
-// Scores of the queries start .. start + count -> weights, in place. Columns S..ld are padding.
+// Scores of the queries start .. start + count -> weights, in place. Columns S..ld are padding and end as 0.
 void softmax_rows(float* scores, int64_t ld, const float* bias, int64_t start, int64_t bias_rows, int64_t count,
                   int64_t S) {
+    constexpr float NOTHING = -3e38f;
     for (int64_t t = 0; t < count; ++t) {
         float* row = scores + t * ld;
         const float* add = bias ? bias + (start + t) / bias_rows * ld : nullptr;
-        float most = -3e38f;
-        if (add)
-            for (int64_t s = 0; s < S; ++s) row[s] += add[s];
-        float lanes[16];  // one maximum is a chain of comparisons, sixteen are a vector
-        for (int64_t s = S; s < ld; ++s) row[s] = most;
-        for (int64_t l = 0; l < 16; ++l) lanes[l] = most;
-        for (int64_t s = 0; s < ld; s += 16)
-            for (int64_t l = 0; l < 16; ++l) lanes[l] = row[s + l] > lanes[l] ? row[s + l] : lanes[l];
+        float most = NOTHING, sum = 0;
+        vec lanes = vec{} + NOTHING;
+        for (int64_t s = S; s < ld; ++s) row[s] = NOTHING;
+        for (int64_t s = 0; s < ld; s += 16) {
+            vec& x = *reinterpret_cast<vec*>(row + s);
+            if (add) x += *reinterpret_cast<const vec*>(add + s);
+            lanes = x > lanes ? x : lanes;
+        }
         for (int64_t l = 0; l < 16; ++l) most = lanes[l] > most ? lanes[l] : most;
-        float sum = 0;
-        if (most < -1e30f) {  // nothing visible
-            SIMD
+        if (most < -1e30f && row[0] == row[0]) {  // nothing visible, and no NaN to pass on
             for (int64_t s = 0; s < ld; ++s) row[s] = 0;
             continue;
         }
         SIMD
-        for (int64_t s = 0; s < S; ++s) {
+        for (int64_t s = 0; s < ld; ++s) {  // what is not visible becomes about 1e-38, too little to count in the sum
             row[s] = fast_exp(row[s] - most);
             sum += row[s];
         }
         const float inverse = 1.0f / sum;
-        if (add)
+        if (add) {
             SIMD
-            for (int64_t s = 0; s < S; ++s) row[s] = add[s] < 0 ? 0.0f : row[s] * inverse;
-        else
-            for (int64_t s = 0; s < S; ++s) row[s] *= inverse;
+            for (int64_t s = 0; s < ld; ++s) row[s] = add[s] < 0 ? 0.0f : row[s] * inverse;
+        } else {
+            SIMD
+            for (int64_t s = 0; s < ld; ++s) row[s] *= inverse;
+        }
         for (int64_t s = S; s < ld; ++s) row[s] = 0;
     }
 }
@@ -790,6 +811,43 @@ void softmax_mixer_backward(const SoftmaxArgs& p, const X* grad, const X* query,
 }
 
 // ---- mixture of experts: choice, sorting, moving rows -----------------------------------------------------------------------
+
+// logits [T, E] = x [T, D] weight [E, D]^T
+template <class X>
+void router_forward(const X* x, const float* weight, float* logits, int64_t T, int64_t D, int64_t E) {
+    for (int64_t t = 0; t < T; ++t)
+        for (int64_t e = 0; e < E; ++e) {
+            float sum = 0;
+            SIMD
+            for (int64_t d = 0; d < D; ++d) sum += load(x + t * D + d) * weight[e * D + d];
+            logits[t * E + e] = sum;
+        }
+}
+
+template <class X>
+void router_backward(const float* grad, const X* x, const float* weight, X* grad_x, float* grad_weight, int64_t T,
+                     int64_t D, int64_t E) {
+    std::vector<float> sum(D), row(D);
+    float *s = sum.data(), *wide = row.data();
+    std::memset(grad_weight, 0, E * D * sizeof(float));
+    for (int64_t t = 0; t < T; ++t) {
+        SIMD
+        for (int64_t d = 0; d < D; ++d) {
+            s[d] = 0;
+            wide[d] = load(x + t * D + d);
+        }
+        for (int64_t e = 0; e < E; ++e) {
+            const float g = grad[t * E + e];
+            SIMD
+            for (int64_t d = 0; d < D; ++d) {
+                s[d] += g * weight[e * D + d];
+                grad_weight[e * D + d] += g * wide[d];
+            }
+        }
+        SIMD
+        for (int64_t d = 0; d < D; ++d) store(grad_x + t * D + d, s[d]);
+    }
+}
 
 void route_forward(const float* logits, const float* bias, int64_t* indices, float* weights, int64_t T, int64_t E,
                    int64_t k) {
@@ -958,6 +1016,14 @@ RESIDUAL(hh, bf16, bf16)
         softmax_mixer_backward({B, L, S, N, K, query_row, key_row, frames, wq, wk, cos, sin, key_mask, visible, eps}, \
                                grad, query, key, value, gate, grad_query, grad_key, grad_value, grad_gate, grad_wq,   \
                                grad_wk);                                                                              \
+    }                                                                                                                 \
+    EXPORT void router_forward_##NAME(const X* x, const float* weight, float* logits, int64_t T, int64_t D,           \
+                                      int64_t E) {                                                                    \
+        router_forward(x, weight, logits, T, D, E);                                                                   \
+    }                                                                                                                 \
+    EXPORT void router_backward_##NAME(const float* grad, const X* x, const float* weight, X* grad_x,                 \
+                                       float* grad_weight, int64_t T, int64_t D, int64_t E) {                         \
+        router_backward(grad, x, weight, grad_x, grad_weight, T, D, E);                                               \
     }                                                                                                                 \
     EXPORT void dispatch_##NAME(const X* x, const int64_t* place, X* routed, int64_t T, int64_t k, int64_t D) {       \
         dispatch(x, place, routed, T, k, D);                                                                          \
