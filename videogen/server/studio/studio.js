@@ -411,17 +411,25 @@ function matches(job) {
   return !text || job.prompt.toLowerCase().includes(text);
 }
 
+// Children in this order; what stays is not touched, so that clips play on, and the focus is kept.
+function arrange(parent, children) {
+  if (children.length === parent.children.length && children.every((child, index) => child === parent.children[index])) return;
+  const focused = document.activeElement;
+  parent.replaceChildren(...children);
+  if (focused && focused !== document.activeElement && parent.contains(focused)) focused.focus({ preventScroll: true });
+}
+
 function show() {
   const all = [...jobs.values()].sort((a, b) => b.created_at - a.created_at);
   const queue = all.filter((job) => active(job) || recentFailure(job)).sort((a, b) => (a.status === "running" ? 0 : 1) - (b.status === "running" ? 0 : 1) || a.created_at - b.created_at);
   $("queue-section").hidden = !queue.length;
   $("queue-count").textContent = queue.length > 1 ? queue.length : "";
   const rows = new Map([...$("queue").children].map((row) => [row.dataset.id, row]));
-  $("queue").replaceChildren(...queue.map((job) => rows.get(job.id) || make("li", { className: "job", "data-id": job.id })));
+  arrange($("queue"), queue.map((job) => rows.get(job.id) || make("li", { className: "job", "data-id": job.id })));
   queue.forEach(showJob);
   const done = all.filter((job) => job.status === "completed" && matches(job));
   const cards = new Map([...$("gallery").children].map((card) => [card.dataset.id, card]));
-  $("gallery").replaceChildren(...done.map((job) => cards.get(job.id) || card(job)));
+  arrange($("gallery"), done.map((job) => cards.get(job.id) || card(job)));
   $("gallery").classList.toggle("picking", picked.size > 0);
   $("empty").hidden = done.length > 0;
   $("load-more").hidden = !hasMore;
