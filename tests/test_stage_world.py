@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import random
 from dataclasses import replace
 
@@ -16,20 +17,25 @@ from videogen.data.stage import (
     MOTIONS,
     SCENES,
     ActorSpec,
+    Cast,
     ClipSpec,
+    StageClip,
     Vocabulary,
     attributes,
     caption,
+    draw_clips,
     held_out_pairs,
+    plan_clips,
     render,
+    render_plan,
     render_with_truth,
     rungs,
     sample_spec,
     stage_clips,
 )
 from videogen.data.stage import captions as grammar
-from videogen.data.stage.actors import load_actors
-from videogen.data.stage.render import ACTOR, FAR, NEAR, _camera_track, _plane_matrix
+from videogen.data.stage.actors import load_actors, load_sprite
+from videogen.data.stage.render import _CHUNK_PIXELS, ACTOR, FAR, NEAR, _camera_track, _plane_matrix
 from videogen.data.stage.scenery import NUM_VARIANTS, paint_scene
 
 
@@ -145,14 +151,66 @@ def test_attributes_name_only_what_is_told():
     assert told["camera"] == [["Pan left"]] and told["speed"] == "fast" and told["count"] == 1
 
 
-def test_equal_specifications_give_equal_pixels_whatever_the_batch():
-    generator = random.Random(4)
-    specs = [sample_spec(generator, rungs()["rung4"]) for _ in range(4)]
-    batch = render(specs, num_frames=5)
-    assert batch.shape == (4, 3, 5, 96, 96) and batch.min() >= -1 and batch.max() <= 1
-    torch.testing.assert_close(render([specs[2]], num_frames=5)[0], batch[2], rtol=0, atol=0)
+def _mixed_specs() -> list[ClipSpec]:
+    """No, one and two actors, animated and not, one kind of light and two, in no order."""
+    return [
+        _spec(actors=(ActorSpec("t-rex", "moves left"), ActorSpec("car")), relation="left of"),
+        _spec(event="night falls", scene="city", camera=(("Pan left", "Zoom in"),)),
+        _spec(actors=(ActorSpec("octopus", "spins"),), scene="space", light="sunset"),
+        _spec(actors=(ActorSpec("fox"), ActorSpec("car")), event="enters", seed=8),
+        _spec(actors=(ActorSpec("car"), ActorSpec("bee", "jumps")), event="night falls", camera=(("Shake",),)),
+        _spec(actors=(), light="night", seed=9),
+    ]
+
+
+def _same(clip: StageClip, other: StageClip) -> bool:
+    return torch.equal(clip.video, other.video) and torch.equal(clip.boxes.nan_to_num(-1), other.boxes.nan_to_num(-1))
+
+
+@pytest.mark.parametrize("chunk", [1, 10**9], ids=["clip by clip", "all at once"])
+def test_equal_specifications_give_equal_pixels_whatever_the_batch(monkeypatch, chunk):
+    specs = _mixed_specs()
+    singles = [render_with_truth([spec], num_frames=5) for spec in specs]
+    monkeypatch.setitem(_CHUNK_PIXELS, "cpu", chunk)
+    batch = render_with_truth(specs, num_frames=5, device=torch.device("cpu"))
+    assert batch.video.shape == (6, 3, 5, 96, 96) and batch.video.min() >= -1 and batch.video.max() <= 1
+    for clip, single in enumerate(singles):
+        assert _same(StageClip(batch.video[clip : clip + 1], batch.boxes[clip : clip + 1]), single)
+    shuffled = render_with_truth([specs[i] for i in (4, 0, 0, 2)], num_frames=5)
+    assert _same(shuffled, StageClip(batch.video[[4, 0, 0, 2]], batch.boxes[[4, 0, 0, 2]]))
     with pytest.raises(ValueError, match="`height`"):
         render(specs, height=8)
+
+
+def test_a_plan_is_all_that_another_process_must_send():
+    specs = _mixed_specs()
+    plan = pickle.loads(pickle.dumps(plan_clips(specs, num_frames=3)))
+    assert len(plan) == 6 and len(pickle.dumps(plan)) < 6 * 2000
+    assert _same(render_plan(plan), render_with_truth(specs, num_frames=3))
+
+
+def test_unnamed_actors_play_as_named_ones_do():
+    cast = Cast(np.stack([load_sprite("car")[0], load_sprite("fox")[0]]))
+    spec = _spec(actors=(ActorSpec("unnamed 1"), ActorSpec("unnamed 0")))
+    named = _spec(actors=(ActorSpec("fox"), ActorSpec("car")))
+    assert _same(render_with_truth([spec], 2, cast=cast), render_with_truth([named], 2))
+    with pytest.raises(ValueError, match="`name` must be one of 2 unnamed actors, got 'unnamed 2'"):
+        render_with_truth([_spec(actors=(ActorSpec("unnamed 2"),))], 1, cast=cast)
+    with pytest.raises(ValueError, match=r"`name` must be an actor of actors\.json, got 'nobody'"):
+        render([_spec(actors=(ActorSpec("nobody"),))], 1)
+    with pytest.raises(ValueError, match=r"`unnamed` must be \[N, 64, 64, 4\], got \[2, 8, 8, 4\]"):
+        Cast(np.zeros((2, 8, 8, 4), np.uint8))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_renders_what_a_cpu_renders():
+    specs = _mixed_specs() * 30  # more than fits in one chunk
+    here, there = render_with_truth(specs), render_with_truth(specs, device="cuda")
+    assert there.video.device.type == there.boxes.device.type == "cuda"
+    assert (here.video - there.video.cpu()).abs().mean() < 1 / 255
+    torch.testing.assert_close(here.boxes, there.boxes.cpu(), rtol=0, atol=0.01, equal_nan=True)
+    assert torch.equal(there.video[7], render([specs[7]], device="cuda")[0])
 
 
 @pytest.mark.parametrize("command", ["Truck left", "Push in", "Pedestal up"])
@@ -223,16 +281,23 @@ def test_scenes_differ_between_variants_but_not_in_place_between_lights():
     assert NUM_VARIANTS >= 2 and day.far.shape[0] == 4 and np.all(day.far[3] > 0.99)
 
 
-def test_tokenizer_clips_never_show_strangers(monkeypatch):
-    shown: list[str] = []
-    from videogen.data.stage import clips
-
-    original = clips.load_sprite
-    monkeypatch.setattr(clips, "load_sprite", lambda name: shown.append(name) or original(name))
+def test_tokenizer_clips_never_show_strangers():
+    assert {actor.name for step in range(40) for spec in draw_clips(0, step, 8) for actor in spec.actors} <= {
+        name for name, actor in load_actors().items() if actor.split == "named"
+    }
     video, boxes = stage_clips(0, 1, 6, num_frames=2)
     assert video.shape == (6, 3, 2, 96, 96) and boxes.shape == (6, 2, 2, 4)
-    assert shown and all(load_actors()[name].split == "named" for name in shown)
-    torch.testing.assert_close(video, stage_clips(0, 1, 6, num_frames=2)[0], rtol=0, atol=0)
+    torch.testing.assert_close(video, render(draw_clips(0, 1, 6), num_frames=2), rtol=0, atol=0)
+
+
+def test_most_tokenizer_clips_are_played_by_unnamed_actors():
+    cast = Cast(np.stack([load_sprite("car")[0], load_sprite("fox")[0]]))
+    specs = [spec for step in range(40) for spec in draw_clips(0, step, 8, num_unnamed=2, unnamed_share=0.7)]
+    unnamed = [spec for spec in specs if spec.actors[0].name.startswith("unnamed ")]
+    assert 0.6 < len(unnamed) / len(specs) < 0.8
+    assert {actor.name for spec in unnamed for actor in spec.actors} == {"unnamed 0", "unnamed 1"}
+    video, _ = stage_clips(0, 1, 4, num_frames=1, cast=cast, unnamed_share=1.0)
+    assert not torch.equal(video, stage_clips(0, 1, 4, num_frames=1, cast=cast, unnamed_share=0.0)[0])
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import json
 import random
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenizer3d.autoencoder import CausalVideoAutoencoder
-from videogen.data.stage import premultiply, render_with_truth, rungs, sample_spec
-from videogen.data.stage.actors import load_sprite, strangers
+from videogen.data.stage import render_with_truth, rungs, sample_spec
+from videogen.data.stage.actors import strangers
 from videogen.data.video import read_video
 from videogen.evaluation.distances import Distances, distances, stack_features
 from videogen.evaluation.metrics.features import EXTRACTORS
@@ -213,10 +213,12 @@ def evaluation_stage_clips(
     generator = random.Random(f"tokenizer-evaluation:{SEED}:{rung}")
     specs = [sample_spec(generator, rungs()[rung], split="any") for _ in range(num_clips)]
     names = strangers()
-    sprites = None
     if use_strangers:
-        sprites = [[premultiply(load_sprite(generator.choice(names))) for _ in spec.actors] for spec in specs]
-    clip = render_with_truth(specs, num_frames, size, size, sprites=sprites)
+        specs = [
+            replace(spec, actors=tuple(replace(actor, name=generator.choice(names)) for actor in spec.actors))
+            for spec in specs
+        ]
+    clip = render_with_truth(specs, num_frames, size, size)
     return clip.video, clip.boxes
 
 

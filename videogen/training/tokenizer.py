@@ -36,7 +36,7 @@ from tokenizer3d.losses import actor_weight, latent_penalty, psnr, reconstructio
 from tokenizer3d.shapes import check_num_frames
 from videogen.data.allocator import keep_freed_memory
 from videogen.data.folder import read_clip
-from videogen.data.stage import stage_clips
+from videogen.data.stage import Cast, stage_clips
 from videogen.data.stage.actors import load_unnamed_sprites
 from videogen.training.checkpoint import (
     list_checkpoints,
@@ -199,17 +199,17 @@ def load_tokenizer_config(path: str | Path, overrides: Sequence[str] = ()) -> To
 
 def stage_source(config: SourceConfig, num_frames: int, height: int, width: int) -> ClipSource:
     """Clips of Stage, most of them with unnamed actors if those have been fetched."""
-    unnamed = None
+    cast = None
     if config.unnamed_share > 0:
         try:
-            unnamed = load_unnamed_sprites(config.unnamed or None)
+            cast = Cast(load_unnamed_sprites(config.unnamed or None))
         except (OSError, ValueError) as error:
             print(f"unnamed actors are not used: {error}", file=sys.stderr)
 
     def draw(seed: int, group: int, count: int) -> tuple[Tensor, Tensor]:
         return stage_clips(
             seed, group, count, num_frames, height, width,
-            rung=config.rung, unnamed=unnamed, unnamed_share=config.unnamed_share,
+            rung=config.rung, cast=cast, unnamed_share=config.unnamed_share,
         )  # fmt: skip
 
     return draw

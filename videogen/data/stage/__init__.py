@@ -1,8 +1,9 @@
 """Stage: a world of painted scenes and emoji actors that can be rendered without end and checked exactly."""
 
 from videogen.data.stage.captions import caption
-from videogen.data.stage.clips import premultiply, stage_clips
-from videogen.data.stage.render import StageClip, render, render_with_truth
+from videogen.data.stage.clips import draw_clips, stage_clips
+from videogen.data.stage.render import RenderPlan, StageClip, plan_clips, render, render_plan, render_with_truth
+from videogen.data.stage.textures import Cast
 from videogen.data.stage.vocabulary import (
     CAMERAS,
     EVENTS,
@@ -29,14 +30,18 @@ __all__ = [
     "SCENES",
     "SPEEDS",
     "ActorSpec",
+    "Cast",
     "ClipSpec",
+    "RenderPlan",
     "StageClip",
     "Vocabulary",
     "attributes",
     "caption",
+    "draw_clips",
     "held_out_pairs",
-    "premultiply",
+    "plan_clips",
     "render",
+    "render_plan",
     "render_with_truth",
     "rungs",
     "sample_spec",

@@ -6,22 +6,28 @@ Rotation (pan, tilt) and focal length (zoom) move all planes alike; position (tr
 
 Amplitudes. 1.0 of a camera vector (see `videogen.conditioning.camera`) is the speed in `CAMERA_SPEED`, in screen units (or log focal length)
 per second; a clip may be up to 15 % faster or slower.
+
+Two halves. `plan_clips` turns specifications into a few hundred numbers per clip, on the host, in any process; `render_plan` draws them: a few
+large gathers and grid samplings per batch, whatever its size. A clip's pixels depend on its specification alone, not on the rest of its batch.
+
+Shapes: B clips, F frames, H W pixels, A actors of a clip (0 to 2), G kinds of light of a clip (two when night falls).
 """
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videogen.data.stage.actors import load_sprite
-from videogen.data.stage.scenery import GROUND, HALF_HEIGHT, HALF_WIDTH, NUM_VARIANTS, paint_scene
+from videogen.data.device import indexed, to_device
+from videogen.data.stage.scenery import GROUND, HALF_HEIGHT, HALF_WIDTH, NUM_VARIANTS
+from videogen.data.stage.textures import FAR_CHANNELS, Cast, named_cast, scenery
 from videogen.data.stage.vocabulary import ClipSpec
 
 FAR, MIDDLE, ACTOR, NEAR = 4.0, 2.5, 1.6, 1.0  # depths of the planes
@@ -62,6 +68,8 @@ class StageClip:
     Attributes:
         video: [B, 3, F, H, W], -1..1.
         boxes: Actor boxes as left, top, right, bottom in pixels, [B, 2, F, 4]; NaN where there is no actor or it is out of sight.
+
+    Both are on the device that rendered.
     """
 
     video: Tensor
@@ -177,133 +185,240 @@ def _plane_matrix(camera: dict[str, np.ndarray], depth: float) -> np.ndarray:
     )
 
 
-@lru_cache(maxsize=512)
-def _sprite(name: str, height: int) -> Tensor:
-    sprite = torch.from_numpy(np.array(load_sprite(name))).float().div_(255)  # [T, H, W, 4]
-    sprite[..., :3] *= sprite[..., 3:]
-    return _filtered(sprite.permute(0, 3, 1, 2).contiguous(), height)
+@dataclass(frozen=True)
+class RenderPlan:
+    """All the renderer needs to know of B clips: plain arrays and names, made on the host and cheap to send to another process.
+
+    Attributes:
+        num_frames: F.
+        height: H in pixels.
+        width: W in pixels.
+        scenes: Scene and variant of every clip.
+        lights: One or two kinds of light of every clip.
+        actors: Names of every clip's actors, up to two.
+        planes: [B, 4, F, 3] float32: scale, shift x and shift y from the screen to the far, middle, near and actors' plane.
+        tracks: [B, 2, F, 5] float32: x, y, size, turn (radians) and ground of every actor on its plane; 0 where there is none.
+        weights: [B, 2, F] float32: share of every light; 0 where there is none.
+        steps: [F] int64: which picture of an animated actor is shown, to be taken modulo their number.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+    scenes: tuple[tuple[str, int], ...]
+    lights: tuple[tuple[str, ...], ...]
+    actors: tuple[tuple[str, ...], ...]
+    planes: np.ndarray
+    tracks: np.ndarray
+    weights: np.ndarray
+    steps: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scenes)
 
 
-def _filtered(sprite: Tensor, height: int) -> Tensor:
-    """A sprite no finer than it is shown: half the frame's height. Sampling a finer one would alias, and shimmer in motion."""
-    size = height // 2
-    return F.interpolate(sprite, size=(size, size), mode="area") if sprite.shape[-1] > size else sprite
+_PLANE_DEPTHS = (FAR, MIDDLE, NEAR, ACTOR)  # in the order of `RenderPlan.planes`
+_TRACK = ("x", "y", "size", "turn", "ground")  # in the order of `RenderPlan.tracks`
 
 
-def _texels(height: int) -> int:
-    """Texels per screen unit: one per pixel at rest, for the same reason."""
-    return max(16, height // 2)
+def plan_clips(
+    specs: Sequence[ClipSpec], num_frames: int = 17, height: int = 96, width: int = 96, fps: float = 12.0
+) -> RenderPlan:
+    """The host's half of rendering: where everything is in every frame. Arguments as in `render_with_truth`.
 
-
-@lru_cache(maxsize=256)
-def _scene(scene: str, variant: int, light: str, texels: int) -> tuple[Tensor, Tensor, Tensor]:
-    planes = paint_scene(scene, variant, light, texels)
-    tensors = []
-    for plane in (planes.far[:3], planes.middle, planes.near):
-        tensor = torch.from_numpy(plane).clone()
-        if tensor.shape[0] == 4:
-            tensor[:3] *= tensor[3:]
-        tensors.append(tensor)
-    return tensors[0], tensors[1], tensors[2]
-
-
-def _sample(texture: Tensor, grid: Tensor) -> Tensor:
-    """One texture, all frames at once: [C, h, w], [F, H, W, 2] -> [F, C, H, W]. Frames are stacked in height: one call, one texture."""
-    num_frames, height, width, _ = grid.shape
-    out = F.grid_sample(
-        texture[None], grid.reshape(1, num_frames * height, width, 2), align_corners=False, padding_mode="border"
+    Raises:
+        ValueError: If the size is out of range.
+    """
+    if num_frames < 1 or height < 16 or width < 16 or width > 2 * height:
+        raise ValueError(
+            f"`num_frames` must be at least 1, `height` and `width` at least 16 and `width` at most twice `height`, "
+            f"got {num_frames} frames of {width}x{height}."
+        )
+    planes = np.zeros((len(specs), len(_PLANE_DEPTHS), num_frames, 3), np.float32)
+    tracks = np.zeros((len(specs), 2, num_frames, len(_TRACK)), np.float32)
+    weights = np.zeros((len(specs), 2, num_frames), np.float32)
+    scenes: list[tuple[str, int]] = []
+    lights: list[tuple[str, ...]] = []
+    for clip, spec in enumerate(specs):
+        track = _layout(spec, num_frames, fps, width / height)
+        variant_rng = random.Random(spec.seed)
+        scenes.append((spec.scene, variant_rng.randrange(NUM_VARIANTS)))
+        offset = np.array([0.0, variant_rng.uniform(-0.25, 0.25), 0.0])
+        for plane, depth in enumerate(_PLANE_DEPTHS):
+            planes[clip, plane] = _plane_matrix(track.camera, depth) + (0.0 if depth == ACTOR else offset)
+        for index, actor in enumerate(track.actors):
+            for column, key in enumerate(_TRACK):
+                tracks[clip, index, :, column] = actor[key]
+        if spec.event == "night falls":
+            night = np.clip((np.arange(num_frames) / max(1, num_frames - 1) - 0.2) / 0.6, 0, 1)
+            lights.append((spec.light, "night"))
+            weights[clip] = 1 - night, night
+        else:
+            lights.append((spec.light,))
+            weights[clip, 0] = 1.0
+    return RenderPlan(
+        num_frames,
+        height,
+        width,
+        tuple(scenes),
+        tuple(lights),
+        tuple(tuple(actor.name for actor in spec.actors) for spec in specs),
+        planes,
+        tracks,
+        weights,
+        (np.arange(num_frames) / fps * 12).astype(np.int64),
     )
-    return out.view(-1, num_frames, height, width).transpose(0, 1)
 
 
-def _shown(texture: Tensor, matrix: np.ndarray, screen_x: Tensor, screen_y: Tensor) -> Tensor:
-    m = torch.from_numpy(matrix.astype(np.float32)).to(screen_x.device)
-    x = (m[:, 0, None] * screen_x + m[:, 1, None]) / HALF_WIDTH
-    y = (m[:, 0, None] * screen_y + m[:, 2, None]) / HALF_HEIGHT
-    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), -1)
-    return _sample(texture, grid)
+# Pixels that are drawn at a time: what stays in a CPU's cache, or keeps a GPU busy within 2 GB.
+_CHUNK_PIXELS = {"cpu": 160_000}
+_CHUNK_PIXELS_GPU = 16_000_000
+
+
+def render_plan(plan: RenderPlan, device: str | torch.device = "cpu", cast: Cast | None = None) -> StageClip:
+    """The device's half of rendering.
+
+    Args:
+        plan: Of `plan_clips`.
+        device: Where to render; textures are made there when first needed, and stay.
+        cast: Who plays; `None` for named actors and strangers.
+
+    Raises:
+        ValueError: If an actor of the plan is not in the cast.
+    """
+    device = indexed(device)
+    cast = named_cast() if cast is None else cast
+    pixels = plan.num_frames * plan.height * plan.width
+    size = max(1, _CHUNK_PIXELS.get(device.type, _CHUNK_PIXELS_GPU) // pixels)
+    # Clips with equally many actors and lights are drawn together.
+    groups: dict[tuple[int, int], list[int]] = {}
+    for clip, (actors, lights) in enumerate(zip(plan.actors, plan.lights, strict=True)):
+        groups.setdefault((len(actors), len(lights)), []).append(clip)
+    chunks = [clips[start : start + size] for clips in groups.values() for start in range(0, len(clips), size)]
+    video = torch.empty(len(plan), 3, plan.num_frames, plan.height, plan.width, device=device)
+    boxes = torch.full((len(plan), 2, plan.num_frames, 4), float("nan"), device=device)
+    for chunk in chunks:
+        part, part_boxes = _render_chunk(plan, chunk, device, cast)
+        rows = to_device(np.array(chunk), device)
+        video.index_copy_(0, rows, part)
+        for actor, actor_boxes in enumerate(part_boxes):
+            boxes[:, actor].index_copy_(0, rows, actor_boxes)
+    return StageClip(video, boxes)
+
+
+def _render_chunk(plan: RenderPlan, clips: list[int], device: torch.device, cast: Cast) -> tuple[Tensor, list[Tensor]]:
+    """Clips with equally many actors A and lights G: video [B, 3, F, H, W] and the boxes [B, F, 4] of each actor."""
+    height, width = plan.height, plan.width
+    names = [plan.actors[clip] for clip in clips]
+    lights = [plan.lights[clip] for clip in clips]
+    num_actors, num_lights = len(names[0]), len(lights[0])
+    planes = to_device(plan.planes[clips], device)  # [B, 4, F, 3]
+    tracks = to_device(plan.tracks[clips, :num_actors], device)  # [B, A, F, 5]
+    screen_y = ((torch.arange(height, device=device) + 0.5) / height * 2 - 1).float()
+    screen_x = ((torch.arange(width, device=device) + 0.5) / width * 2 - 1).float() * (width / height)
+
+    drawn, boxes = [], []
+    if num_actors:
+        sprites = cast.textures(height // 2, device, [name for group in names for name in group])
+        slots = np.array([[sprites.slots[name] for name in group] for group in names])  # [B, A, 2]: first one, how many
+        shown = to_device(slots[..., :1] + plan.steps % slots[..., 1:], device)  # [B, A, F]
+    for actor in range(num_actors):
+        texture, track = sprites.textures[shown[:, actor].flatten()], tracks[:, actor]
+        drawn.append(_draw_actor(texture, planes[:, 3], track, screen_x, screen_y))
+        boxes.append(_boxes(planes[:, 3], track, height, width))
+
+    scenes = [[(*plan.scenes[clip], light) for light in plan.lights[clip]] for clip in clips]
+    backdrops = scenery(max(16, height // 2), device, [scene for group in scenes for scene in group])
+    scene_rows = to_device(np.array([[backdrops.slots[scene][0] for scene in group] for group in scenes]), device)
+    if num_lights > 1:
+        weights = to_device(plan.weights[clips], device)[:, :, None, :, None, None]  # [B, 2, 1, F, 1, 1]
+    frames: Tensor | None = None
+    for light in range(num_lights):
+        tints = np.array([(*_ACTOR_TINT[group[light]], 1.0) for group in lights], np.float32)
+        tint = to_device(tints, device).view(-1, 4, 1, 1, 1)
+        texture = backdrops.textures[scene_rows[:, light]]  # [B, 11, h, w]
+        far, middle, near = texture.split([FAR_CHANNELS, 4, 4], dim=1)
+        picture = _shown(far, planes[:, 0], screen_x, screen_y)
+        picture = _over(picture, _shown(middle, planes[:, 1], screen_x, screen_y))
+        for sprite, shadow in reversed(drawn):
+            picture = _over(picture.mul_(1 - shadow), sprite * tint)
+        picture = _over(picture, _shown(near, planes[:, 2], screen_x, screen_y))
+        if num_lights > 1:
+            picture = picture.mul_(weights[:, light])
+        frames = picture if frames is None else frames.add_(picture)
+    assert frames is not None
+    return frames.clamp_(0, 1).mul_(2).sub_(1), boxes
+
+
+def _shown(texture: Tensor, matrix: Tensor, screen_x: Tensor, screen_y: Tensor) -> Tensor:
+    """Planes [B, C, h, w] seen through `matrix` [B, F, 3]: [B, C, F, H, W]. Frames are stacked in height: one texture each."""
+    scale, shift_x, shift_y = matrix[..., None].unbind(2)  # [B, F, 1]
+    x = (scale * screen_x + shift_x) / HALF_WIDTH
+    y = (scale * screen_y + shift_y) / HALF_HEIGHT
+    batch, num_frames, width = x.shape
+    grid = torch.stack(torch.broadcast_tensors(x[:, :, None, :], y[:, :, :, None]), -1)  # [B, F, H, W, 2]
+    out = F.grid_sample(texture, grid.view(batch, -1, width, 2), align_corners=False, padding_mode="border")
+    return out.view(batch, -1, num_frames, screen_y.shape[0], width)
+
+
+def _draw_actor(
+    texture: Tensor, matrix: Tensor, track: Tensor, screen_x: Tensor, screen_y: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One actor of every clip.
+
+    Args:
+        texture: [B * F, 4, s, s], premultiplied, of every frame.
+        matrix: [B, F, 3] of the actors' plane.
+        track: [B, F, 5].
+        screen_x: [W].
+        screen_y: [H].
+
+    Returns:
+        Premultiplied picture [B, 4, F, H, W] and its shadow's darkness [B, 1, F, H, W].
+    """
+    scale, shift_x, shift_y = matrix[..., None].unbind(2)  # [B, F, 1]
+    x, y, size, turn, ground = track[..., None].unbind(2)
+    plane_x = scale * screen_x + shift_x  # [B, F, W]
+    plane_y = scale * screen_y + shift_y  # [B, F, H]
+    local_x = ((plane_x - x) / size)[:, :, None, :]
+    local_y = ((plane_y - y) / size)[:, :, :, None]
+    cos, sin = turn.cos()[..., None], turn.sin()[..., None]
+    grid = torch.stack([cos * local_x + sin * local_y, cos * local_y - sin * local_x], -1)  # [B, F, H, W, 2]
+    picture = F.grid_sample(texture, grid.flatten(0, 1), align_corners=False, padding_mode="zeros")
+    picture = picture.unflatten(0, grid.shape[:2]).transpose(1, 2)
+    across = ((plane_x - x) / (0.75 * size)).square().neg().exp()[:, :, None, :]
+    along = ((plane_y - ground) / (0.14 * size)).square().neg().exp()[:, :, :, None]
+    lift = ((ground - size - y).clamp(min=0) / 0.8).clamp(max=0.75)
+    return picture, (0.42 * (1 - lift)[..., None] * across * along)[:, None]
+
+
+def _boxes(matrix: Tensor, track: Tensor, height: int, width: int) -> Tensor:
+    """Left, top, right, bottom in pixels of one actor of every clip, [B, F, 4]; NaN where less than a pixel of it is seen."""
+    scale, shift_x, shift_y = matrix.unbind(2)  # [B, F]
+    x, y, size = track[..., :3].unbind(2)
+    center_x, center_y, half = (x - shift_x) / scale, (y - shift_y) / scale, size / scale
+    aspect = width / height
+    left, right = (((center_x + side * half) / aspect + 1) / 2 for side in (-1, 1))
+    top, bottom = ((center_y + side * half + 1) / 2 for side in (-1, 1))
+    box = torch.stack([left, top, right, bottom], -1).clamp(0, 1)
+    box = torch.stack([box[..., 0] * width, box[..., 1] * height, box[..., 2] * width, box[..., 3] * height], -1)
+    seen = (box[..., 2] - box[..., 0] > 1) & (box[..., 3] - box[..., 1] > 1)
+    return box.masked_fill(~seen[..., None], float("nan"))
 
 
 def _over(below: Tensor, above: Tensor) -> Tensor:
-    """Premultiplied [F, 4, H, W] over opaque [F, 3, H, W]."""
-    return below * (1 - above[:, 3:]) + above[:, :3]
-
-
-def _render_one(
-    spec: ClipSpec,
-    num_frames: int,
-    height: int,
-    width: int,
-    fps: float,
-    device: torch.device,
-    sprites: list[Tensor] | None,
-) -> tuple[Tensor, Tensor]:
-    aspect = width / height
-    track = _layout(spec, num_frames, fps, aspect)
-    screen_y = ((torch.arange(height, device=device) + 0.5) / height * 2 - 1).float()
-    screen_x = ((torch.arange(width, device=device) + 0.5) / width * 2 - 1).float() * aspect
-    variant_rng = random.Random(spec.seed)
-    variant = variant_rng.randrange(NUM_VARIANTS)
-    offset = np.array([0.0, variant_rng.uniform(-0.25, 0.25), 0.0])
-    lights = [(spec.light, np.ones(num_frames))]
-    if spec.event == "night falls":
-        night = np.clip((np.arange(num_frames) / max(1, num_frames - 1) - 0.2) / 0.6, 0, 1)
-        lights = [(spec.light, 1 - night), ("night", night)]
-
-    camera_at = {depth: _plane_matrix(track.camera, depth) + offset for depth in (FAR, MIDDLE, NEAR)}
-    actor_matrix = _plane_matrix(track.camera, ACTOR)
-    layers: list[tuple[Tensor, Tensor]] = []  # per actor: premultiplied sprite, shadow
-    boxes = torch.full((2, num_frames, 4), float("nan"))
-    for index, actor in enumerate(track.actors):
-        to_tensor = lambda value: torch.from_numpy(np.asarray(value, np.float32)).to(device)  # noqa: E731
-        scale, shift_x, shift_y = (to_tensor(actor_matrix[:, i]) for i in range(3))
-        x, y, size, turn = (to_tensor(actor[key]) for key in ("x", "y", "size", "turn"))
-        plane_x = scale[:, None] * screen_x + shift_x[:, None]  # [F, W]
-        plane_y = scale[:, None] * screen_y + shift_y[:, None]  # [F, H]
-        local_x = ((plane_x - x[:, None]) / size[:, None])[:, None, :]
-        local_y = ((plane_y - y[:, None]) / size[:, None])[:, :, None]
-        cos, sin = turn.cos()[:, None, None], turn.sin()[:, None, None]
-        grid = torch.stack([cos * local_x + sin * local_y, cos * local_y - sin * local_x], -1)
-        texture = _filtered(sprites[index], height) if sprites is not None else _sprite(spec.actors[index].name, height)
-        texture = texture.to(device)
-        if texture.shape[0] == 1:
-            picture = F.grid_sample(texture, grid.view(1, -1, width, 2), align_corners=False, padding_mode="zeros")
-            picture = picture.view(4, num_frames, height, width).transpose(0, 1)
-        else:
-            shown = (torch.from_numpy(actor["time"]) * 12).long() % texture.shape[0]
-            picture = F.grid_sample(texture[shown.to(device)], grid, align_corners=False, padding_mode="zeros")
-        ground = to_tensor(actor["ground"])
-        across = ((plane_x - x[:, None]) / (0.75 * size[:, None])).square().neg().exp()[:, None, None, :]
-        along = ((plane_y - ground[:, None]) / (0.14 * size[:, None])).square().neg().exp()[:, None, :, None]
-        lift = ((ground - size - y).clamp(min=0) / 0.8).clamp(max=0.75)
-        layers.append((picture, 0.42 * (1 - lift)[:, None, None, None] * across * along))
-        center_x, center_y, half = (x - shift_x) / scale, (y - shift_y) / scale, size / scale
-        box = torch.stack([(center_x - half) / aspect, center_y - half, (center_x + half) / aspect, center_y + half], 1)
-        box = ((box + 1) / 2).clamp(0, 1) * torch.tensor([width, height, width, height], device=device)
-        seen = (box[:, 2] - box[:, 0] > 1) & (box[:, 3] - box[:, 1] > 1)
-        boxes[index][seen.cpu()] = box[seen].cpu()
-
-    frames = torch.zeros(num_frames, 3, height, width, device=device)
-    for light, weight in lights:
-        far, middle, near = (plane.to(device) for plane in _scene(spec.scene, variant, light, _texels(height)))
-        shown_frames = _shown(far, camera_at[FAR], screen_x, screen_y)
-        shown_frames = _over(shown_frames, _shown(middle, camera_at[MIDDLE], screen_x, screen_y))
-        tint = torch.tensor([*_ACTOR_TINT[light], 1.0], device=device).view(1, 4, 1, 1)
-        for picture, shadow in reversed(layers):
-            shown_frames = _over(shown_frames * (1 - shadow), picture * tint)
-        shown_frames = _over(shown_frames, _shown(near, camera_at[NEAR], screen_x, screen_y))
-        frames += shown_frames * torch.from_numpy(weight).float().to(device).view(-1, 1, 1, 1)
-    return frames.clamp_(0, 1).mul_(2).sub_(1).transpose(0, 1), boxes
+    """Premultiplied [B, 4, F, H, W] over opaque [B, 3, F, H, W], which is written over."""
+    return below.mul_(1 - above[:, 3:]).add_(above[:, :3])
 
 
 def render_with_truth(
-    specs: list[ClipSpec],
+    specs: Sequence[ClipSpec],
     num_frames: int = 17,
     height: int = 96,
     width: int = 96,
     fps: float = 12.0,
     device: str | torch.device = "cpu",
-    sprites: list[list[Tensor]] | None = None,
+    cast: Cast | None = None,
 ) -> StageClip:
     """Renders clips with their actor boxes.
 
@@ -314,27 +429,16 @@ def render_with_truth(
         width: Pixels; up to twice the height.
         fps: Frames per second; speeds are per second, so this changes how far things move between frames.
         device: Where to render.
-        sprites: Pictures in place of the named actors, per clip and actor: premultiplied RGBA in 0..1, [T, 4, h, w]
-            (for unnamed actors and strangers).
+        cast: Who plays the names in `specs`; `None` for named actors and strangers.
 
     Raises:
-        ValueError: If the size is out of range.
+        ValueError: If the size is out of range, or an actor is not in the cast.
     """
-    if num_frames < 1 or height < 16 or width < 16 or width > 2 * height:
-        raise ValueError(
-            f"`num_frames` must be at least 1, `height` and `width` at least 16 and `width` at most twice `height`, "
-            f"got {num_frames} frames of {width}x{height}."
-        )
-    device = torch.device(device)
-    rendered = [
-        _render_one(spec, num_frames, height, width, fps, device, sprites[i] if sprites is not None else None)
-        for i, spec in enumerate(specs)
-    ]
-    return StageClip(torch.stack([video for video, _ in rendered]), torch.stack([boxes for _, boxes in rendered]))
+    return render_plan(plan_clips(specs, num_frames, height, width, fps), device, cast)
 
 
 def render(
-    specs: list[ClipSpec],
+    specs: Sequence[ClipSpec],
     num_frames: int = 17,
     height: int = 96,
     width: int = 96,

@@ -2,14 +2,13 @@
 
 Coordinates of a plane are screen units at rest: x to the right, y down, (0, 0) the centre, 1.0 half the frame's height. Planes reach further
 than the frame (`HALF_WIDTH`, `HALF_HEIGHT`), so that a moving camera finds something to see. Painting is plain NumPy and OpenCV, done once
-per (scene, variant, light, resolution) and cached; the per-frame work is in `render.py`.
+per (scene, variant, light, resolution): `textures.py` keeps the result on the device that renders; the per-frame work is in `render.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -37,6 +36,14 @@ class Planes:
     far: np.ndarray
     middle: np.ndarray
     near: np.ndarray
+
+
+def plane_size(texels_per_unit: int) -> tuple[int, int]:
+    """Height and width in texels of a plane."""
+    return (
+        int(2 * HALF_HEIGHT * texels_per_unit * _SUPERSAMPLE) // _SUPERSAMPLE,
+        int(2 * HALF_WIDTH * texels_per_unit * _SUPERSAMPLE) // _SUPERSAMPLE,
+    )
 
 
 class _Canvas:
@@ -112,7 +119,7 @@ class _Canvas:
         self.rgba[..., :3] *= np.asarray(_TINT[light], np.float32)
 
     def finish(self) -> np.ndarray:
-        height, width = self.rgba.shape[0] // _SUPERSAMPLE, self.rgba.shape[1] // _SUPERSAMPLE
+        height, width = plane_size(self.scale // _SUPERSAMPLE)
         alpha = self.rgba[..., 3:]
         small = cv2.resize(
             np.concatenate([np.clip(self.rgba[..., :3], 0, 1) * alpha, alpha], -1),
@@ -407,7 +414,6 @@ _PAINTERS: dict[str, Callable[[_Canvas, _Canvas, _Canvas, str], None]] = {
 _OWN_LIGHT = {"space", "sea floor"}  # these paint their far plane in its final colours
 
 
-@lru_cache(maxsize=256)
 def paint_scene(scene: str, variant: int, light: str, texels_per_unit: int = 48) -> Planes:
     """Paints one scene.
 
