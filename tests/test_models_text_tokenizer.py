@@ -1,6 +1,7 @@
 """The text tokenizer: any input, both languages, deterministic training, saving alone and inside a pipeline."""
 
 import logging
+import pickle
 
 import pytest
 import torch
@@ -75,6 +76,11 @@ class OnlyText(DiffusionPipeline):
     def __init__(self, tokenizer: BytePairTokenizer):
         super().__init__()
         self.register_modules(tokenizer=tokenizer)
+
+
+def test_it_travels_to_another_process(tokenizer):
+    twin = pickle.loads(pickle.dumps(tokenizer))
+    assert twin.merges == tokenizer.merges and twin.encode("a fox jumps") == tokenizer.encode("a fox jumps")
 
 
 def test_a_pipeline_saves_and_loads_it(tokenizer, tmp_path):

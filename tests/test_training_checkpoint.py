@@ -76,8 +76,8 @@ def test_metrics_after_the_checkpoint_are_cut_off(tmp_path):
 
 def test_losses_are_averaged_by_task_and_noise_quarter():
     meter = LossMeter()
-    meter.add("text", [1.0, 3.0], [0.1, 0.9])
-    meter.add("image", [5.0], [1.0])
+    meter.add("text", torch.tensor([1.0, 3.0]), torch.tensor([0.1, 0.9]))
+    meter.add("image", torch.tensor([5.0]), torch.tensor([1.0]))
     assert meter.means() == {"loss_image": 5.0, "loss_quarter_1": 1.0, "loss_quarter_4": 4.0, "loss_text": 2.0}
 
 

@@ -1,9 +1,10 @@
 """The tokenizer's training loop: it learns, resumes exactly, and draws its clips by (seed, step)."""
 
+import itertools
 import json
 import os
-import random
 import signal
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -13,7 +14,9 @@ import yaml
 
 from tokenizer3d.losses import actor_weight, latent_penalty, reconstruction_loss, smoothness_penalty
 from videogen.data.video import write_video
+from videogen.training import schedule, tokenizer_clips
 from videogen.training import tokenizer as training
+from videogen.training.schedule import TimeBox
 
 SMALL = {
     "model": {
@@ -35,7 +38,7 @@ SMALL = {
     "checkpoint_every": 100,
     "validation_clips": 2,
     "statistics_clips": 8,
-    "precision": "fp32",
+    "mixed_precision": "no",
     "device": "cpu",
 }
 
@@ -57,6 +60,7 @@ def test_loss_falls_and_the_result_loads(tmp_path):
     model = training.load_tokenizer(tmp_path)
     assert (model.latents_std > 0).all() and (model.latents_std != 1).all()
     assert cv2.imread(str(tmp_path / "samples" / "00000030.png")) is not None
+    assert cv2.imread(str(tmp_path / "metrics.png")) is not None
     again = training.load_tokenizer_config(tmp_path / "config.yaml")
     assert again.steps == 30
 
@@ -94,23 +98,32 @@ def test_a_frozen_encoder_keeps_latents_and_statistics(tmp_path):
         training.train_tokenizer(config)
 
 
-def test_max_minutes_only_stops(tmp_path):
-    training.train_tokenizer(small_config(output=str(tmp_path), steps=1000), max_minutes=0.0)
-    assert len(losses(tmp_path)) <= 2
-    assert (tmp_path / "vae" / "config.json").is_file()
+def test_a_time_box_stops_and_decays(tmp_path, monkeypatch):
+    training.train_tokenizer(small_config(output=str(tmp_path / "none"), steps=1000), TimeBox(0.0))
+    assert losses(tmp_path / "none") == []
+    assert (tmp_path / "none" / "vae" / "config.json").is_file()
+    ticks = itertools.count()
+    monkeypatch.setattr(schedule.time, "monotonic", lambda: 0.5 * next(ticks))  # half a second passes with every look
+    box = TimeBox(1.0, decay_minutes=1.0)
+    training.train_tokenizer(small_config(output=str(tmp_path / "some"), steps=10_000, warmup_steps=0), box)
+    rows = [json.loads(line) for line in (tmp_path / "some" / "metrics.jsonl").read_text().splitlines()]
+    rates = [row["learning_rate"] for row in rows]
+    assert 5 < len(rows) < 120
+    assert rates == sorted(rates, reverse=True) and 0 < rates[-1] < 0.2 * rates[0]
+    assert [name for name in rows[-1] if name.startswith("psnr")]  # however it ends, it is validated
 
 
 def test_interrupt_stops_with_a_checkpoint_and_weights(tmp_path, monkeypatch):
-    agree = training.agree
+    draw = training.ClipPool.batch
 
-    def interrupted(*arguments):
+    def interrupted(pool, step):
         os.kill(os.getpid(), signal.SIGINT)
-        return agree(*arguments)
+        return draw(pool, step)
 
-    monkeypatch.setattr(training, "agree", interrupted)
+    monkeypatch.setattr(training.ClipPool, "batch", interrupted)
     training.train_tokenizer(small_config(output=str(tmp_path), steps=1000))
-    assert len(losses(tmp_path)) == 2  # the signal came during the first step
-    assert (tmp_path / "checkpoint-00000002").is_dir() and (tmp_path / "vae" / "config.json").is_file()
+    assert len(losses(tmp_path)) == 1  # the signal came during the first step
+    assert (tmp_path / "checkpoint-00000001").is_dir() and (tmp_path / "vae" / "config.json").is_file()
 
 
 def test_a_run_is_never_written_over(tmp_path):
@@ -130,12 +143,12 @@ def test_videos_of_a_folder_are_played_and_short_ones_back_and_forth(tmp_path):
     with pytest.raises(ValueError, match="`path` must be a folder of videos"):
         training.SourceConfig(kind="videos", path=str(tmp_path / "none"))
     with pytest.raises(ValueError, match=r"`path` must hold videos .*with none"):
-        training.video_source(str(tmp_path), 9, 32, 32, 12.0)
+        tokenizer_clips.video_source(str(tmp_path), 9, 32, 32, 12.0)
     grey = np.arange(0, 240, 40, dtype=np.uint8)  # 6 frames, each brighter than the one before
     write_video(tmp_path / "short.mp4", np.broadcast_to(grey[:, None, None, None], (6, 48, 64, 3)).copy(), 12.0)
     source = training.SourceConfig(kind="videos", path=str(tmp_path))
-    video, boxes = training.make_source(source, 13, 32, 32)(0, 0, 2)
-    assert video.shape == (2, 3, 13, 32, 32) and boxes.isnan().all()
+    video = tokenizer_clips.draw_clips_of(tokenizer_clips.make_source(source, 13, 32, 32), 0, 0, 2)
+    assert video.shape == (2, 3, 13, 32, 32)
     levels = (video.mean((1, 3, 4)) + 1) * 127.5 / 40
     expected = torch.tensor([0, 1, 2, 3, 4, 5, 4, 3, 2, 1, 0, 1, 2.0])
     torch.testing.assert_close(levels, expected.expand(2, 13), atol=0.1, rtol=0)
@@ -148,25 +161,61 @@ def test_batches_depend_on_seed_and_step_alone():
     straight, jumped = training.ClipPool(config), training.ClipPool(config)
     for step in range(8):
         video, boxes = straight.batch(step)
-    other, _ = jumped.batch(7)
-    assert torch.equal(video, other)
+    assert torch.equal(video, jumped.batch(7)[0])
+    assert torch.equal(straight.batch(8)[0], jumped.batch(8)[0])
     assert video.shape == (4, 3, 9, 32, 32) and video.abs().max() <= 1
-    assert boxes.isnan().all()
-    assert len(straight.groups) <= 3
+    assert boxes is None  # textures have none
+    assert len(straight.video) == 3 * config.group_size
     assert not torch.equal(video, training.ClipPool(small_config(reuse=2, pool_groups=3, seed=1)).batch(7)[0])
 
 
+@pytest.mark.slow
+def test_worker_processes_draw_the_same_batches():
+    sources = [{"kind": "textures"}, {"kind": "stage", "rung": "rung1", "unnamed_share": 0}]
+    config = small_config(sources=sources, reuse=2, pool_groups=3)
+    alone, helped = training.ClipPool(config), training.ClipPool(config.model_copy(update={"workers": 2}))
+    try:
+        for step in (3, 4, 5, 6, 9):  # from the middle, onwards, and with a jump
+            (video, boxes), (same, same_boxes) = alone.batch(step), helped.batch(step)
+            assert torch.equal(video, same) and (boxes is None) == (same_boxes is None)
+    finally:
+        helped.close()
+
+
 def test_boxes_follow_the_crop_and_the_mirror():
-    video = torch.zeros(3, 9, 48, 48, dtype=torch.uint8)
-    video[:, :, 10:20, 30:40] = 255
-    boxes = torch.tensor([30.0, 10.0, 40.0, 20.0]).expand(1, 9, 4)
-    shape = training.BatchConfig(size=48, num_frames=9)
-    for seed in range(6):
-        clip, moved = training.ClipPool._vary(video, boxes, shape, random.Random(seed))
-        left, top, right, bottom = moved[0, 0].int().tolist()
-        bright = clip[0, 0] > clip[0, 0].mean() + 0.1
-        assert bright[top:bottom, left:right].all()
-        assert bright.sum() == 100
+    video = torch.zeros(2, 3, 9, 48, 48, dtype=torch.uint8)
+    video[1, :, :, 18:26, 20:30] = 255  # within every crop of 32 out of 48
+    boxes = torch.full((2, 1, 9, 4), float("nan"))
+    boxes[1] = torch.tensor([20.0, 18.0, 30.0, 26.0])
+    work = tokenizer_clips.PoolWork(
+        small_config(batches=[{"size": 32, "num_frames": 9, "batch_size": 8}], group_size=1)
+    )
+    mirrored = set()
+    for step in range(4):
+        cut = replace(work.cut(step), clips=np.full(8, 3))  # clip 3 lies at place 1 of 2
+        clips, moved = tokenizer_clips.cut_batch(video, boxes, cut)
+        assert clips.shape == (8, 3, 9, 32, 32) and moved.shape == (8, 1, 9, 4)
+        for clip, box, flip in zip(clips, moved, cut.mirrored, strict=True):
+            left, top, right, bottom = box[0, 0].int().tolist()
+            bright = clip[0, 0] > clip[0, 0].mean() + 0.1
+            assert bright[top:bottom, left:right].all() and bright.sum() == 80
+            mirrored.add(bool(flip))
+    assert mirrored == {True, False}
+
+
+def test_a_cut_takes_frames_and_colours_in_the_order_it_names():
+    video = torch.arange(2 * 3 * 4, dtype=torch.uint8).view(2, 3, 4, 1, 1).expand(-1, -1, -1, 32, 32).contiguous()
+    cut = tokenizer_clips.BatchCut(
+        clips=np.array([1, 0]), frames=np.array([[3, 0, 1], [2, 2, 1]]), colors=np.array([[0, 1, 2], [2, 0, 1]]),
+        top=np.zeros(2, np.int64), left=np.zeros(2, np.int64), mirrored=np.array([False, True]),
+        gain=np.array([1.0, 0.5], np.float32), shift=np.array([0.0, 0.1], np.float32), size=32, has_boxes=False,
+    )  # fmt: skip
+    clips, _ = tokenizer_clips.cut_batch(video, torch.zeros(2, 2, 4, 4), cut)
+    values = clips[:, :, :, 5, 7]
+    expected = torch.tensor([[[15, 12, 13], [19, 16, 17], [23, 20, 21]], [[10, 10, 9], [2, 2, 1], [6, 6, 5]]])
+    expected = expected / 127.5 - 1
+    expected[1] = expected[1] * 0.5 + 0.1
+    torch.testing.assert_close(values, expected)
 
 
 def test_stage_clips_train_with_their_boxes(tmp_path):
@@ -175,7 +224,7 @@ def test_stage_clips_train_with_their_boxes(tmp_path):
     )
     pool = training.ClipPool(config)
     _, boxes = pool.batch(0)
-    assert not boxes.isnan().all()
+    assert boxes is not None and not boxes.isnan().all()
     training.train_tokenizer(config)
     assert np.isfinite(losses(tmp_path)).all()
 
@@ -183,13 +232,13 @@ def test_stage_clips_train_with_their_boxes(tmp_path):
 def test_pictures_of_a_folder_become_moving_clips(tmp_path):
     picture = cv2.resize(np.random.default_rng(0).integers(0, 255, (9, 12, 3), dtype=np.uint8), (120, 90))
     cv2.imwrite(str(tmp_path / "a.png"), picture)
-    source = training.image_source(str(tmp_path), 9, 48, 48)
-    video, boxes = source(0, 0, 3)
-    assert video.shape == (3, 3, 9, 48, 48) and boxes.isnan().all()
+    source = tokenizer_clips.image_source(str(tmp_path), 9, 48, 48)
+    video = source(0, 0, 3)
+    assert video.shape == (3, 3, 9, 48, 48)
     assert (video.diff(dim=2).abs().mean(dim=(1, 2, 3, 4)) > 1e-3).all()
-    assert torch.equal(video, source(0, 0, 3)[0])
+    assert torch.equal(video, source(0, 0, 3))
     with pytest.raises(ValueError, match="`path` must hold images"):
-        training.image_source(str(tmp_path / "none"), 9, 48, 48)
+        tokenizer_clips.image_source(str(tmp_path / "none"), 9, 48, 48)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +260,7 @@ def test_bad_settings_are_refused(tmp_path, options, message):
 def test_learning_rate_warms_up_and_decays_by_step():
     config = small_config(steps=100, warmup_steps=9, decay_steps=50, learning_rate=1.0)
     rates = [training.learning_rate(config, step) for step in (0, 4, 9, 49, 75, 99)]
-    assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.5, 0.02])
+    assert rates == pytest.approx([1 / 9, 5 / 9, 1.0, 1.0, 0.48, 0.0])
 
 
 def test_losses_of_known_errors():

@@ -22,6 +22,7 @@ from videogen.training.batches import BatchMaker, name_the_subject
 from videogen.training.checkpoint import list_checkpoints
 from videogen.training.config import TrainConfig, load_config
 from videogen.training.latent_cache import LatentCache, build_cache, guide_frames
+from videogen.training.schedule import TimeBox
 from videogen.training.trainer import Trainer, load_vae, train
 
 TINY_MODEL = {
@@ -188,7 +189,7 @@ def test_init_from_starts_anew_with_given_weights(ground, whole_run):
 
 
 def test_time_limit_stops_with_a_checkpoint(ground):
-    trainer, reason = train(_config(ground, ground / "limited"), max_minutes=1e-9)
+    trainer, reason = train(_config(ground, ground / "limited"), box=TimeBox(1e-9))
     assert reason == "time limit"
     assert [path.name for path in list_checkpoints(ground / "limited")] == ["checkpoint-00000000"]
     assert trainer.step == 0
@@ -315,7 +316,7 @@ def test_a_window_from_mid_clip_may_start_between_two_latents(ground, tmp_path):
         batch = maker.training_batch(step)
         assert batch.frames.known[0] and not batch.frames.known[-1]
         for camera, index in zip(batch.frames.camera, batch.indices, strict=True):
-            spec = maker.specs[index]
+            spec = maker.clips.story(index)
             assert torch.equal(camera, camera_vectors(spec.camera if spec.camera_told else (), 13))  # one move a clip
     # Frames 6 to 18 of 19, which pan right from frame 9 on: latents of frames 6; 7 to 10; 11 to 14; 15 to 18.
     turning = maker._camera((("Pan left",), ("Pan right",)), 13, True)
@@ -332,7 +333,7 @@ def test_the_camera_is_told_in_words_or_by_vector_and_dropped_with_the_caption(b
             told_by_vector = bool(camera[:, -1].any())
             told_in_words = any(word in caption for word in ("camera", "镜头", "shot", "panning", "zooming"))
             assert not (told_by_vector and told_in_words)
-            assert batches.specs[index].camera_told or not (told_by_vector or told_in_words)
+            assert batches.clips.story(index).camera_told or not (told_by_vector or told_in_words)
             if caption == "":
                 assert not camera.any()
                 dropped += 1
@@ -358,7 +359,7 @@ def test_two_subjects_have_a_reference_each(ground, tmp_path):
     cache = LatentCache(config.data)
     assert cache.references.shape == (30, 8, 2, 2, 2)
     maker = BatchMaker(config, cache)
-    two = [i for i, spec in enumerate(maker.specs) if len(spec.actors) == 2]
+    two = [i for i, spec in enumerate(maker.clips.stories) if len(spec.actors) == 2]
     assert all(bool(cache.references[i, :, 1].any()) == (i in two) for i in range(30))
     seen = set()
     for step in range(30):

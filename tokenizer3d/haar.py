@@ -17,10 +17,13 @@ def haar_matrix(dtype: torch.dtype, device: torch.device, dims: int = 3) -> Tens
 
     `dims=2` is that of a 4 x 4 block of one frame: [16, 16].
     """
+    # [[0.5, 0.5, 0.5, 0.5], [0.5, 0.5, -0.5, -0.5], [r, -r, 0, 0], [0, 0, r, -r]], written where it is needed: copying it
+    # to a GPU would wait for all that the GPU has been given before.
     r = 0.5**0.5
-    one = torch.tensor(
-        [[0.5, 0.5, 0.5, 0.5], [0.5, 0.5, -0.5, -0.5], [r, -r, 0, 0], [0, 0, r, -r]], dtype=dtype, device=device
-    )
+    one = torch.zeros(PATCH, PATCH, dtype=dtype, device=device)
+    one[:2] = 0.5
+    one[1, 2:] = -0.5
+    one[2, 0], one[2, 1], one[3, 2], one[3, 3] = r, -r, r, -r
     plane = torch.kron(one, one)
     return torch.kron(one, plane) if dims == 3 else plane
 

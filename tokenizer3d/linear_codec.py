@@ -61,13 +61,15 @@ def fit_linear_codec(
     Raises:
         ValueError: too few blocks.
     """
-    size, channels = encoder.in_features, encoder.out_features
-    moment = torch.zeros(size, size, dtype=torch.float64)
-    total = torch.zeros(size, dtype=torch.float64)
+    size, channels, device = encoder.in_features, encoder.out_features, encoder.weight.device
+    moment = torch.zeros(size, size, dtype=torch.float64, device=device)
+    total = torch.zeros(size, dtype=torch.float64, device=device)
     count = 0
     for video in videos:
         # Orthonormal bands, so that variance is squared error of pixels.
-        blocks = fold_blocks(haar_forward(repeat_first(video.float(), PATCH - 1))).flatten(0, 3).cpu()  # [n, D]
+        blocks = fold_blocks(haar_forward(repeat_first(video.to(device, torch.float32), PATCH - 1))).flatten(0, 3)
+        if device.type == "cuda":  # where products of float32 may be taken in fewer bits
+            blocks = blocks.double()  # [n, D]
         moment += (blocks.T @ blocks).double()
         total += blocks.sum(0).double()
         count += len(blocks)
@@ -75,6 +77,7 @@ def fit_linear_codec(
         raise ValueError(f"`videos` must hold at least {size} blocks of 4x16x16, got {count}; give more clips.")
     mean = total / count
     values, vectors = torch.linalg.eigh((moment / count - mean[:, None] * mean).float())
+    values, vectors, mean = values.cpu(), vectors.cpu(), mean.cpu()
     scale = values[-channels:].flip(0).clamp_min(1e-8).sqrt()  # [C] deviations, largest first
     basis = vectors[:, -channels:].flip(1)  # [D, C]
     gain = torch.ones(size // PATCH**2)

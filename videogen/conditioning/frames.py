@@ -86,14 +86,13 @@ class FrameSequence:
         return replace(self, latents=self.latents[item : item + 1], camera=self.camera[item : item + 1])
 
     def to(self, device: torch.device | str) -> FrameSequence:
-        return FrameSequence(
-            self.latents.to(device),
-            self.known.to(device),
-            self.times.to(device),
-            self.kinds.to(device),
-            self.camera.to(device),
-            self.num_video_frames,
+        """The same on `device`; the host does not wait for copies to a GPU, only for those from one."""
+        ahead = torch.device(device).type != "cpu"
+        latents, known, times, kinds, camera = (
+            tensor.to(device, non_blocking=ahead)
+            for tensor in (self.latents, self.known, self.times, self.kinds, self.camera)
         )
+        return FrameSequence(latents, known, times, kinds, camera, self.num_video_frames)
 
 
 def latent_times(num_latent_frames: int, fps: float, scale_factor_temporal: int) -> Tensor:
@@ -196,6 +195,5 @@ def build_frames(
         if camera.shape[-2:] != (num_latent_frames, CAMERA_DIM):
             raise ValueError(f"`camera` must end in [{num_latent_frames}, {CAMERA_DIM}], got {list(camera.shape)}.")
         camera_frames[:, :num_latent_frames] = camera.to(device=device, dtype=torch.float32)
-    return FrameSequence(
-        latents, known.to(device), times.to(device), kinds.to(device), camera_frames, num_latent_frames
-    )
+    known, times, kinds = (tensor.to(device, non_blocking=True) for tensor in (known, times, kinds))
+    return FrameSequence(latents, known, times, kinds, camera_frames, num_latent_frames)

@@ -1,6 +1,10 @@
-"""From the host to a device without waiting for it."""
+"""GPUs and compilers: settings for training, and copies from the host that do not wait."""
 
 from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -25,3 +29,27 @@ def to_device(array: np.ndarray | Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+@contextmanager
+def training_precision() -> Iterator[None]:
+    """Within, what autocast leaves in float32 is multiplied in TF32 on a GPU. Without a GPU nothing changes."""
+    before = torch.get_float32_matmul_precision()
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def prepare_compiler() -> None:
+    """Settings for `torch.compile` in training: what cannot be compiled runs as it is, and torch says so.
+
+    Raises:
+        ValueError: there is no C++ compiler.
+    """
+    if not any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl")):
+        raise ValueError("`compile` needs a C++ compiler, none was found; install g++ or set `compile: false`.")
+    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.suppress_errors = True

@@ -11,7 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import numpy as np
 import torch
@@ -79,6 +78,8 @@ def read_clip(path: str | Path, max_frames: int, height: int, width: int, fps: f
     Raises:
         ValueError: the file cannot be read or holds no frame.
     """
+    import av  # here, so that training without video files does without it
+
     frames: list[np.ndarray] = []
     shown: np.ndarray | None = None
     try:

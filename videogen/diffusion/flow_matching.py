@@ -92,18 +92,22 @@ def flow_matching_loss(
     Args:
         velocity: `[B, C, n, h, w]`, the network's output.
         target: same shape, `noise - sample`.
-        known: `[n]` bool; these frames are left out entirely. At least one frame must be unknown.
+        known: `[n]` bool; these frames are left out entirely. With none unknown the loss is NaN.
         contrastive_weight: weight of the distance to another item's target, which is pushed up (Stoica et al. 2025,
             arXiv:2506.05350, eq. 5); 0.05 in the paper, 0 = off. Has no effect with B = 1.
 
     Returns:
         the scalar loss and the plain squared error per item `[B]` (detached, float32).
     """
-    unknown = ~known
-    assert bool(unknown.any()), "a training sequence needs an unknown frame"
-    output, wanted = velocity[:, :, unknown].float(), target[:, :, unknown].float()
-    per_item = (output - wanted).square().flatten(1).mean(1)
+    # Frames are masked, not picked out: that would make the host wait for the device to learn how many there are.
+    unknown, share = ~known[:, None, None], (~known).float().mean()
+
+    def squared(wanted: Tensor) -> Tensor:
+        error = torch.where(unknown, velocity.float() - wanted.float(), 0.0)
+        return error.square().flatten(1).mean(1) / share  # [B]
+
+    per_item = squared(target)
     loss = per_item.mean()
-    if contrastive_weight > 0 and len(output) > 1:
-        loss = loss - contrastive_weight * (output - wanted.roll(1, 0)).square().mean()
+    if contrastive_weight > 0 and len(velocity) > 1:
+        loss = loss - contrastive_weight * squared(target.roll(1, 0)).mean()
     return loss, per_item.detach()

@@ -30,7 +30,8 @@ from videogen.data.stage.actors import strangers
 from videogen.data.video import read_video
 from videogen.evaluation.distances import Distances, distances, stack_features
 from videogen.evaluation.metrics.features import EXTRACTORS
-from videogen.training.tokenizer import load_tokenizer, move_image, read_image
+from videogen.training.tokenizer import load_tokenizer
+from videogen.training.tokenizer_clips import move_image, read_image
 
 PHOTOGRAPHS = (
     *(

@@ -90,6 +90,9 @@ class BytePairTokenizer(SchedulerMixin):
             words = [(_join(ids, best, made), count) for ids, count in words]
         return cls(merges)
 
+    def __reduce__(self) -> tuple[type[BytePairTokenizer], tuple[list[tuple[int, int]]]]:
+        return type(self), (self.merges,)  # its cache does not travel between processes
+
     @property
     def vocab_size(self) -> int:
         return len(self._bytes)

@@ -1,8 +1,11 @@
-"""Training batches: clips from the latent cache, one task per micro-batch, words chosen anew each time.
+"""Training batches: clips from the latent cache or stream, one task per micro-batch, words chosen anew each time.
 
 A batch is a function of (seed, step, micro-batch index, rank) and of nothing else, so a resumed run sees what an
 uninterrupted one would have seen. The task depends on (seed, step, micro-batch index) only: every rank works on the
 same shape.
+
+First a batch is *drawn* (`BatchDrawer`): which clips, which words, what is known. That needs no latents and can be done ahead in
+other processes. Then it is *assembled* from latents on their device.
 """
 
 from __future__ import annotations
@@ -10,20 +13,50 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from videogen.conditioning.camera import CAMERA_DIM, camera_frame_vectors, parse_camera, pool_camera
 from videogen.conditioning.frames import FrameSequence, build_frames
-from videogen.training.config import TrainConfig
+from videogen.data.device import to_device
+from videogen.training.config import DataConfig, TrainConfig
 from videogen.training.latent_cache import LatentCache, guide_frames
 
 TWO_SUBJECTS_SHARE = 0.35
 """Of the micro-batches with references, where clips show two actors."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a micro-batch consists of, before any latent is touched.
+
+    Attributes:
+        task: one of `videogen.training.config.TASKS`.
+        indices: numbers of its B clips.
+        windows: numbers of the windows from mid-clip that are shown instead of the clips (task "extend"), or None.
+        captions: B texts; "" where dropped.
+        camera: `[B, f, CAMERA_DIM]` float32, f = 1 for single images.
+        shown_guide: of single images, the number of the guide that is shown; None = the clip's first latent frame.
+        num_known: how many of the video's first latent frames are known.
+        guides: numbers of the guides that are appended.
+        num_references: pictures of subjects that are appended.
+    """
+
+    task: str
+    indices: list[int]
+    windows: list[int] | None
+    captions: list[str]
+    camera: np.ndarray
+    shown_guide: int | None
+    num_known: int
+    guides: tuple[int, ...]
+    num_references: int
 
 
 @dataclass
@@ -33,9 +66,10 @@ class Batch:
     Attributes:
         task: one of `videogen.training.config.TASKS`.
         frames: what the network is told.
-        sample: `[B, C, n, h, w]` float32, clean latents of all frames, known or not.
+        sample: `[B, C, n, h, w]` float32, clean latents of all frames, known or not; on the device of the latents.
         captions: B texts; "" where dropped.
-        indices: clip numbers in the cache.
+        indices: clip numbers.
+        text: `captions` as ids and mask `[B, S]`, where they were tokenised ahead.
     """
 
     task: str
@@ -43,6 +77,41 @@ class Batch:
     sample: Tensor
     captions: list[str]
     indices: list[int]
+    text: tuple[Tensor, Tensor] | None = None
+
+
+class ClipList(Protocol):
+    """What drawing needs to know of the clips there are; `choosers` make every decision.
+
+    Attributes:
+        max_references: pictures of subjects that a clip has at most.
+        has_windows: whether windows from mid-clip can be drawn in every step.
+    """
+
+    max_references: int
+    has_windows: bool
+
+    def choose(self, chooser: random.Random, step: int, count: int) -> list[int]:
+        """Clip numbers to train on in a step."""
+
+    def choose_windows(self, chooser: random.Random, step: int, count: int) -> tuple[list[int], list[int]]:
+        """Numbers of windows from mid-clip, and of their clips."""
+
+    def choose_pairs(self, chooser: random.Random, step: int, count: int) -> list[int]:
+        """Numbers of clips with two actors; empty where there are none."""
+
+    def validation(self) -> list[int]:
+        """Numbers of the clips that are never trained on."""
+
+    def story(self, index: int) -> Any:
+        """A clip's `ClipSpec`, or the `CameraPlan` of a folder's caption."""
+
+
+class Latents(Protocol):
+    """Latents of clips, see the table in `videogen.training.latent_cache`."""
+
+    def take(self, name: str, numbers: Sequence[int]) -> Tensor:
+        """Rows of "clips", "guides", "references" (by clip number) or "windows" (by window number), float32."""
 
 
 def derive_seed(*parts: Any) -> int:
@@ -50,39 +119,67 @@ def derive_seed(*parts: Any) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
-class BatchMaker:
-    """Makes micro-batches from a cache.
+class CacheClips:
+    """The clips of a cache; the last `config.data.num_validation` are never trained on."""
 
-    Args:
-        config: of the run.
-        cache: latents and records; its last `config.data.num_validation` clips are never trained on.
-        scale_factor_temporal: of the video tokenizer.
-    """
-
-    def __init__(self, config: TrainConfig, cache: LatentCache, scale_factor_temporal: int = 4):
-        self.config = config
-        self.cache = cache
-        self.scale_factor_temporal = scale_factor_temporal
+    def __init__(self, config: TrainConfig, cache: LatentCache):
         num_validation = config.data.num_validation
         self.num_train = len(cache) - num_validation
         if self.num_train < 1:
             raise ValueError(
                 f"`data.num_validation` must leave clips to train on, got {num_validation} of {len(cache)}; use fewer."
             )
-        self.pairs: list[int] = []  # clips with a reference of each of two actors
-        self.train_windows = [i for i, clip in enumerate(cache.window_index.tolist()) if clip < self.num_train]
-        usable = {"subject": cache.has_references, "extend": cache.clips.shape[2] > 1}
-        self.tasks = {t: share for t, share in config.tasks.items() if share > 0 and usable.get(t, True)}
-        if not self.tasks:
-            raise ValueError(f"`tasks` must hold one that this data can train, got {sorted(config.tasks)}.")
+        self.num_clips = len(cache)
+        self.max_references = cache.references.shape[2] if cache.has_references else 0
+        self._clip_of_window = cache.window_index.tolist()
+        self._windows = [i for i, clip in enumerate(self._clip_of_window) if clip < self.num_train]
+        self.has_windows = bool(self._windows)
         if config.data.source == "stage":
             from videogen.data.stage import ClipSpec
 
-            self.specs = [ClipSpec.from_json(record["spec"]) for record in cache.records]
-            if cache.references.shape[2] > 1:
-                self.pairs = [i for i in range(self.num_train) if len(self.specs[i].actors) > 1]
+            self.stories: list[Any] = [ClipSpec.from_json(record["spec"]) for record in cache.records]
         else:
-            self.plans = [parse_camera(record["caption"]) for record in cache.records]
+            self.stories = [parse_camera(record["caption"]) for record in cache.records]
+        self._pairs: list[int] = []  # clips with a reference of each of two actors
+        if self.max_references > 1:
+            self._pairs = [i for i in range(self.num_train) if len(self.stories[i].actors) > 1]
+
+    def choose(self, chooser: random.Random, step: int, count: int) -> list[int]:
+        return [chooser.randrange(self.num_train) for _ in range(count)]
+
+    def choose_windows(self, chooser: random.Random, step: int, count: int) -> tuple[list[int], list[int]]:
+        windows = [chooser.choice(self._windows) for _ in range(count)]
+        return windows, [self._clip_of_window[window] for window in windows]
+
+    def choose_pairs(self, chooser: random.Random, step: int, count: int) -> list[int]:
+        return [chooser.choice(self._pairs) for _ in range(count)] if self._pairs else []
+
+    def validation(self) -> list[int]:
+        return list(range(self.num_train, self.num_clips))
+
+    def story(self, index: int) -> Any:
+        return self.stories[index]
+
+
+class BatchDrawer:
+    """Draws micro-batches.
+
+    Args:
+        config: of the run.
+        clips: what there is to draw from.
+        scale_factor_temporal: of the video tokenizer.
+
+    Attributes:
+        tasks: share of each task that these clips can train.
+    """
+
+    def __init__(self, config: TrainConfig, clips: ClipList, scale_factor_temporal: int):
+        self.config, self.clips, self.scale_factor_temporal = config, clips, scale_factor_temporal
+        self.num_latent_frames = (config.data.num_frames - 1) // scale_factor_temporal + 1
+        usable = {"subject": clips.max_references > 0, "extend": self.num_latent_frames > 1}
+        self.tasks = {t: share for t, share in config.tasks.items() if share > 0 and usable.get(t, True)}
+        if not self.tasks:
+            raise ValueError(f"`tasks` must hold one that this data can train, got {sorted(config.tasks)}.")
 
     def task(self, step: int, micro: int) -> str:
         if step < self.config.curriculum.image_only_steps:
@@ -90,61 +187,55 @@ class BatchMaker:
         chooser = random.Random(derive_seed("task", self.config.seed, step, micro))
         return chooser.choices(list(self.tasks), list(self.tasks.values()))[0]
 
-    def training_batch(self, step: int, micro: int = 0, rank: int = 0) -> Batch:
+    def training_draw(self, step: int, micro: int = 0, rank: int = 0) -> Draw:
         """The micro-batch of a step."""
         task = self.task(step, micro)
         size = self.config.image_batch_size if task == "image" else self.config.batch_size
         chooser = random.Random(derive_seed("clips", self.config.seed, step, micro, rank))
-        indices = [chooser.randrange(self.num_train) for _ in range(size)]
+        indices = self.clips.choose(chooser, step, size)
         # The layout (which guides, how much is known) is shared by the ranks, like the task.
-        return self._make(task, indices, chooser, random.Random(derive_seed("layout", self.config.seed, step, micro)))
+        layout = random.Random(derive_seed("layout", self.config.seed, step, micro))
+        return self._draw(task, indices, chooser, layout, step)
 
-    def validation_batch(self, task: str = "text") -> Batch:
+    def validation_draw(self, task: str = "text") -> Draw:
         """All validation clips, without caption dropout; always the same."""
         chooser = random.Random(derive_seed("validation", self.config.seed, task))
-        indices = list(range(self.num_train, len(self.cache)))
-        return self._make(task, indices, chooser, random.Random(0), dropout=0.0)
+        return self._draw(task, self.clips.validation(), chooser, random.Random(0), None)
 
-    def _make(
-        self, task: str, indices: list[int], chooser: random.Random, layout: random.Random, dropout: float | None = None
-    ) -> Batch:
-        cache, data = self.cache, self.config.data
+    def _draw(
+        self, task: str, indices: list[int], chooser: random.Random, layout: random.Random, step: int | None
+    ) -> Draw:
+        """`step` None: of validation clips, which are all taken as they are."""
+        data = self.config.data
         windows = None
         num_subjects = 1
-        if task == "subject" and self.pairs and layout.random() < TWO_SUBJECTS_SHARE:
-            num_subjects = 2
-            indices = [chooser.choice(self.pairs) for _ in indices]
-        if task == "extend" and self.train_windows:
-            windows = [chooser.choice(self.train_windows) for _ in indices]
-            indices = cache.window_index[windows].tolist()
-            video = cache.windows[windows].float()
-        else:
-            video = cache.clips[indices].float()  # [B, C, f, h, w]
+        may_be_two = step is not None and task == "subject" and self.clips.max_references > 1
+        if step is not None and may_be_two and layout.random() < TWO_SUBJECTS_SHARE:
+            pairs = self.clips.choose_pairs(chooser, step, len(indices))
+            if pairs:
+                num_subjects, indices = 2, pairs
+        if step is not None and task == "extend" and self.clips.has_windows:
+            windows, indices = self.clips.choose_windows(chooser, step, len(indices))
+        shown_guide, num_known = None, 0
+        guides: tuple[int, ...] = ()
+        num_guides = len(guide_frames(data.num_frames))
+        num_latent_frames = self.num_latent_frames
         if task == "image":
+            num_latent_frames = 1
             if layout.random() < 0.5:  # any frame of the clip, not only the first
-                video = cache.guides[indices][:, :, layout.randrange(cache.guides.shape[2])].unsqueeze(2).float()
-            else:
-                video = video[:, :, :1]
-        batch, channels, num_latent_frames, height, width = video.shape
-
-        known, guides, references = None, None, None
-        frames: tuple[int, ...] = ()
-        numbers = guide_frames(data.num_frames)
-        if task == "first_image":
-            known = video[:, :, :1]
+                shown_guide = layout.randrange(num_guides)
+        elif task == "first_image":
+            num_known = 1
         elif task == "last_image":
-            guides, frames = cache.guides[indices][:, :, -1:].float(), numbers[-1:]
-            known = video[:, :, :1] if layout.random() < 0.5 else None
+            guides = (num_guides - 1,)
+            num_known = int(layout.random() < 0.5)
         elif task == "keyframes":
-            chosen = sorted(layout.sample(range(len(numbers)), min(len(numbers), layout.choice((1, 1, 2)))))
-            guides, frames = cache.guides[indices][:, :, chosen].float(), tuple(numbers[i] for i in chosen)
-            known = video[:, :, :1] if layout.random() < 0.3 else None
+            guides = tuple(sorted(layout.sample(range(num_guides), min(num_guides, layout.choice((1, 1, 2))))))
+            num_known = int(layout.random() < 0.3)
         elif task == "extend":
-            known = video[:, :, : layout.randint(1, num_latent_frames - 1)]
-        elif task == "subject":
-            references = cache.references[indices][:, :, :num_subjects].float()
+            num_known = layout.randint(1, num_latent_frames - 1)
 
-        dropout = data.caption_dropout if dropout is None else dropout
+        dropout = data.caption_dropout if step is not None else 0.0
         captions, cameras = [], []
         for index in indices:
             caption, segments = self._words(index, task, chooser, num_subjects)
@@ -153,20 +244,9 @@ class BatchMaker:
             cameras.append(
                 self._camera(() if dropped else segments, data.num_frames, windows is not None)[:num_latent_frames]
             )
-        sequence = build_frames(
-            num_latent_frames,
-            (channels, height, width),
-            batch_size=batch,
-            fps=data.fps,
-            scale_factor_temporal=self.scale_factor_temporal,
-            camera=torch.stack(cameras),
-            known_video=known,
-            guides=guides,
-            guide_frames=frames,
-            references=references,
-        )
-        sample = torch.cat([video, sequence.latents[:, :, num_latent_frames:]], dim=2)
-        return Batch(task, sequence, sample, captions, indices)
+        num_references = num_subjects if task == "subject" else 0
+        camera = torch.stack(cameras).numpy()
+        return Draw(task, indices, windows, captions, camera, shown_guide, num_known, guides, num_references)
 
     def _words(
         self, index: int, task: str, chooser: random.Random, num_subjects: int = 1
@@ -174,11 +254,11 @@ class BatchMaker:
         """Caption and camera segments to tell by vector; the move is told one way or the other."""
         data = self.config.data
         if data.source == "folder":  # brackets become vectors, as in a prompt
-            plan = self.plans[index]
+            plan = self.clips.story(index)
             return plan.prompt_without_brackets, () if task == "image" else plan.segments
         from videogen.data.stage import caption
 
-        spec = self.specs[index]
+        spec = self.clips.story(index)
         language = "zh" if chooser.random() < data.chinese_share else "en"
         by_vector = chooser.random() < data.camera_vector_share
         style = "none" if by_vector or task == "image" else "words"
@@ -194,6 +274,79 @@ class BatchMaker:
     def _camera(self, segments: tuple[tuple[str, ...], ...], num_frames: int, from_mid_clip: bool) -> Tensor:
         """`[f, CAMERA_DIM]`; a window cut from mid-clip takes its part of the clip's plan."""
         return _camera_of(segments, num_frames, num_frames // 2 if from_mid_clip else 0, self.scale_factor_temporal)
+
+
+def assemble(draw: Draw, latents: Latents, data: DataConfig, scale_factor_temporal: int) -> Batch:
+    """A drawn micro-batch with its latents, on their device."""
+    if draw.windows is not None:
+        video = latents.take("windows", draw.windows)
+    elif draw.shown_guide is not None:
+        video = latents.take("guides", draw.indices)[:, :, draw.shown_guide, None]
+    else:
+        video = latents.take("clips", draw.indices)[:, :, : draw.camera.shape[1]]
+    batch, channels, num_latent_frames, height, width = video.shape
+    guides = references = None
+    if draw.guides:
+        found = latents.take("guides", draw.indices)
+        guides = torch.stack([found[:, :, guide] for guide in draw.guides], dim=2)
+    if draw.num_references:
+        references = latents.take("references", draw.indices)[:, :, : draw.num_references]
+    numbers = guide_frames(data.num_frames)
+    frames = build_frames(
+        num_latent_frames,
+        (channels, height, width),
+        batch_size=batch,
+        fps=data.fps,
+        scale_factor_temporal=scale_factor_temporal,
+        camera=to_device(draw.camera, video.device),
+        known_video=video[:, :, : draw.num_known] if draw.num_known else None,
+        guides=guides,
+        guide_frames=[numbers[guide] for guide in draw.guides],
+        references=references,
+        device=video.device,
+    )
+    sample = torch.cat([video, frames.latents[:, :, num_latent_frames:]], dim=2)
+    return Batch(draw.task, frames, sample, draw.captions, draw.indices)
+
+
+def tokenize(
+    text_tokenizer: Any, captions: Sequence[str], config: TrainConfig, multiple: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Ids and mask `[B, S]`, S no longer than the longest caption asks for, rounded up to a `multiple`; in a compiled run, which
+    wants few shapes, the most there may be."""
+    ids, mask = text_tokenizer(captions, max_length=config.text.max_length)
+    longest = ids.shape[1] if config.compile else -(-int(mask.sum(1).max()) // multiple) * multiple
+    return ids[:, :longest], mask[:, :longest]
+
+
+class BatchMaker(BatchDrawer):
+    """Makes micro-batches from a cache.
+
+    Args:
+        config: of the run.
+        cache: latents and records; its last `config.data.num_validation` clips are never trained on.
+        scale_factor_temporal: of the video tokenizer.
+    """
+
+    def __init__(self, config: TrainConfig, cache: LatentCache, scale_factor_temporal: int = 4):
+        super().__init__(config, CacheClips(config, cache), scale_factor_temporal)
+        self.cache = cache
+
+    def training_batch(self, step: int, micro: int = 0, rank: int = 0) -> Batch:
+        """The micro-batch of a step."""
+        draw = self.training_draw(step, micro, rank)
+        return assemble(draw, self.cache, self.config.data, self.scale_factor_temporal)
+
+    def validation_batch(self, task: str = "text") -> Batch:
+        """All validation clips, without caption dropout; always the same."""
+        return assemble(self.validation_draw(task), self.cache, self.config.data, self.scale_factor_temporal)
+
+    def num_clips(self, steps: int) -> int:
+        """How many different clips there are to learn from, however many `steps`."""
+        return len(self.cache)
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 @lru_cache(maxsize=4096)
@@ -233,10 +386,13 @@ def _actor_patterns(actor: str, language: str) -> list[re.Pattern[str]]:
     return [re.compile(rf"\ban? {re.escape(name)}\b") for name in sorted(names, key=len, reverse=True)]
 
 
-def caption_corpus(config: TrainConfig, cache: LatentCache) -> list[str]:
+def caption_corpus(config: TrainConfig) -> list[str]:
     """Texts to train the text tokenizer on: captions of the first and last rung of Stage in both languages, or the folder's."""
     if config.data.source == "folder":
-        return [parse_camera(record["caption"]).prompt_without_brackets for record in cache.records]
+        from videogen.data.folder import read_captions
+
+        entries = read_captions(config.data.path, config.data.captions)
+        return [parse_camera(entry["caption"]).prompt_without_brackets for entry in entries]
     from videogen.data.stage import caption, rungs, sample_spec
 
     chooser = random.Random(derive_seed("corpus", config.seed))

@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from videogen.training.schedule import lr_scale
+
 TASKS = ("text", "first_image", "last_image", "keyframes", "extend", "subject", "image")
 
 
@@ -22,16 +24,19 @@ AnySection = TypeVar("AnySection", bound=Section)
 
 
 class DataConfig(Section):
-    """Where clips come from. They are encoded once into the latent cache.
+    """Where clips come from. They are encoded once into the latent cache or, for Stage without one, while training.
 
     Attributes:
         source: "stage" renders clips of a rung, "folder" reads videos and captions.
         rung: of Stage.
         num_clips: of Stage; the last `num_validation` clips of the cache are kept for validation.
         path: folder of videos with `captions` (JSONL: `file`, `caption`).
-        cache: folder of the latent cache; built when missing or incomplete.
-        cache_dtype: element type latents are stored in.
-        workers: processes that build the cache, each with its share of the cores.
+        cache: folder of the latent cache; built when missing or incomplete. Empty: clips of Stage are rendered and encoded
+            while training, on the device that trains; `num_clips` is then of no account.
+        pool: without a cache, how many clips a process keeps to draw batches from; whole steps' worth of new ones.
+        reuse: without a cache, how often a clip is drawn on average before it is forgotten.
+        workers: processes that build the cache, each with its share of the cores, or that draw clips and words ahead of the
+            device; 1 = none but the run's own.
         mid_clip_share: share of clips that also get a window cut from mid-clip (task "extend").
         chinese_share: share of Chinese captions (Stage).
         camera_vector_share: share of clips whose camera move is told by vector instead of words (Stage).
@@ -45,6 +50,8 @@ class DataConfig(Section):
     path: str = ""
     captions: str = "captions.jsonl"
     cache: str = "runs/cache"
+    pool: int = Field(default=8192, ge=1)
+    reuse: int = Field(default=4, ge=1)
     workers: int = Field(default=1, ge=1)
     shard_size: int = Field(default=500, ge=1)
     encode_batch_size: int = Field(default=16, ge=1)
@@ -61,6 +68,8 @@ class DataConfig(Section):
     def _check(self):
         if self.source == "folder" and not self.path:
             raise ValueError("`data.path` must name the folder of videos when `data.source` is 'folder'.")
+        if self.source == "folder" and not self.cache:
+            raise ValueError("`data.cache` must name a folder when `data.source` is 'folder'; only Stage does without.")
         return self
 
 
@@ -113,11 +122,8 @@ class ScheduleConfig(Section):
 
     def lr_scale(self, step: int) -> float:
         """Factor on the learning rate for optimiser step `step` (0-based)."""
-        scale = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        if isinstance(self.decay_start, int) and step >= self.decay_start:
-            progress = min(1.0, (step + 1 - self.decay_start) / self.decay_steps)
-            scale *= 1.0 - (1.0 - self.final_lr_ratio) * progress
-        return scale
+        start = self.decay_start if isinstance(self.decay_start, int) else None
+        return lr_scale(step, self.warmup_steps, start, self.decay_steps, self.final_lr_ratio)
 
 
 class CurriculumConfig(Section):
@@ -199,7 +205,17 @@ class TrainConfig(Section):
             raise ValueError(f"`tasks` must name tasks of {', '.join(TASKS)}, got {unknown[0]!r}.")
         if not any(share > 0 for share in self.tasks.values()) or any(share < 0 for share in self.tasks.values()):
             raise ValueError("`tasks` must hold shares of at least 0, one of them above 0.")
+        if not self.data.cache and self.data.pool < self.new_clips:
+            raise ValueError(
+                f"`data.pool` must hold the new clips of a step, `batch_size` * `accumulation` / `data.reuse`, got "
+                f"{self.data.pool} for {self.new_clips}; raise it or `data.reuse`."
+            )
         return self
+
+    @property
+    def new_clips(self) -> int:
+        """Without a cache: clips that a process renders for an optimiser step."""
+        return -(-self.batch_size * self.accumulation // self.data.reuse)
 
 
 def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

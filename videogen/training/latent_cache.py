@@ -21,10 +21,10 @@ import json
 import os
 import queue
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -32,6 +32,9 @@ from torch import Tensor
 
 from videogen.data.allocator import keep_freed_memory
 from videogen.training.config import DataConfig
+
+if TYPE_CHECKING:
+    from videogen.data.stage import ClipSpec
 
 FORMAT = 1
 
@@ -54,54 +57,65 @@ def fingerprint(data: DataConfig, seed: int, vae: torch.nn.Module) -> dict[str, 
 
 
 @torch.no_grad()
-def encode(vae: Any, video: Tensor) -> Tensor:
-    """Normalised latents `[B, C, f, h, w]` float16 of `video [B, 3, F, H, W]`, encoded under bfloat16 autocast."""
+def encode(vae: Any, video: Tensor, in_one_piece: bool = False) -> Tensor:
+    """Normalised latents `[B, C, f, h, w]` float16 of `video [B, 3, F, H, W]`, encoded under bfloat16 autocast on the
+    tokenizer's device, where they stay.
+
+    In one piece keeps a GPU busy; otherwise a clip is a stream of a few frames at a time, which a CPU's cache likes.
+    """
     param = next(vae.parameters())
     with torch.autocast(param.device.type, dtype=torch.bfloat16, enabled=param.dtype == torch.float32):
-        latents = vae.encode(video.to(param.device, param.dtype)).latents
-    return vae.normalize(latents.float()).half().cpu().contiguous()
+        video = video.to(param.device, param.dtype)
+        latents = vae.encode_chunk(video) if in_one_piece else vae.encode(video).latents
+    return vae.normalize(latents.float()).half().contiguous()
 
 
-def _encode_images(vae: torch.nn.Module, frames: Tensor) -> Tensor:
+def encode_images(vae: torch.nn.Module, frames: Tensor) -> Tensor:
     """Frames `[B, 3, g, H, W]` each encoded alone: `[B, C, g, h, w]`."""
     batch, _, count = frames.shape[:3]
     images = frames.transpose(1, 2).reshape(batch * count, 3, 1, *frames.shape[3:])
     return encode(vae, images).unflatten(0, (batch, count)).squeeze(3).transpose(1, 2).contiguous()
 
 
+def clip_story(data: DataConfig, seed: int, number: int) -> tuple[ClipSpec, list[ClipSpec], bool]:
+    """What a clip of Stage shows; the picture of each of its actors elsewhere; whether a window is cut from its middle."""
+    from videogen.data.stage import rungs, sample_spec
+
+    vocabulary, generator = rungs()[data.rung], random.Random(f"clip {seed} {number}")
+    spec = sample_spec(generator, vocabulary)
+    poses = []
+    for shown in spec.actors:
+        other = sample_spec(generator, vocabulary)
+        while len(vocabulary.scenes) > 1 and other.scene == spec.scene:
+            other = sample_spec(generator, vocabulary)
+        poses.append(replace(other, actors=(replace(other.actors[0], name=shown.name),), relation=None, event=None))
+    return spec, poses, generator.random() < data.mid_clip_share
+
+
 def _stage_shard(
     data: DataConfig, seed: int, indices: range, vae: torch.nn.Module
 ) -> tuple[dict[str, Tensor], list[dict]]:
-    from videogen.data.stage import ClipSpec, render, rungs, sample_spec
+    from videogen.data.stage import render, rungs
 
-    vocabulary = rungs()[data.rung]
-    generators = [random.Random(f"clip {seed} {index}") for index in indices]
-    specs = [sample_spec(generator, vocabulary) for generator in generators]
-    poses: list[list[ClipSpec]] = []  # per clip and actor
-    for spec, generator in zip(specs, generators, strict=True):
-        poses.append([])
-        for shown in spec.actors:
-            other = sample_spec(generator, vocabulary)
-            while len(vocabulary.scenes) > 1 and other.scene == spec.scene:
-                other = sample_spec(generator, vocabulary)
-            actor = replace(other.actors[0], name=shown.name)
-            poses[-1].append(replace(other, actors=(actor,), relation=None, event=None))
-    long = {i for i, generator in enumerate(generators) if generator.random() < data.mid_clip_share}
+    stories = [clip_story(data, seed, index) for index in indices]
+    specs, max_actors = [spec for spec, _, _ in stories], rungs()[data.rung].max_actors
     size: dict[str, Any] = {"height": data.height, "width": data.width, "fps": data.fps}
+    size["device"] = next(vae.parameters()).device
     parts: dict[str, list[Tensor]] = {"clips": [], "guides": [], "references": [], "windows": []}
     for start in range(0, len(specs), data.encode_batch_size):
         some = slice(start, start + data.encode_batch_size)
+        poses = [poses for _, poses, _ in stories[some]]
         video = render(specs[some], num_frames=data.num_frames, **size)
         parts["clips"].append(encode(vae, video))
-        parts["guides"].append(_encode_images(vae, video[:, :, list(guide_frames(data.num_frames))]))
-        pictures = video.new_zeros(len(video), 3, vocabulary.max_actors, data.height, data.width)
-        for i, of_clip in enumerate(poses[some]):
+        parts["guides"].append(encode_images(vae, video[:, :, list(guide_frames(data.num_frames))]))
+        pictures = video.new_zeros(len(video), 3, max_actors, data.height, data.width)
+        for i, of_clip in enumerate(poses):
             pictures[i, :, : len(of_clip)] = render(of_clip, num_frames=1, **size)[:, :, 0].transpose(0, 1)
-        references = _encode_images(vae, pictures)
-        for i, of_clip in enumerate(poses[some]):
+        references = encode_images(vae, pictures)
+        for i, of_clip in enumerate(poses):
             references[i, :, len(of_clip) :] = 0
         parts["references"].append(references)
-    chosen = sorted(long)
+    chosen = [i for i, (_, _, long) in enumerate(stories) if long]
     step = data.num_frames // 2
     for start in range(0, len(chosen), data.encode_batch_size):
         some_long = [specs[i] for i in chosen[start : start + data.encode_batch_size]]
@@ -129,7 +143,7 @@ def _folder_shard(
             )
         clip = video[:, :, : data.num_frames]
         parts["clips"].append(encode(vae, clip))
-        parts["guides"].append(_encode_images(vae, clip[:, :, list(guide_frames(data.num_frames))]))
+        parts["guides"].append(encode_images(vae, clip[:, :, list(guide_frames(data.num_frames))]))
         parts["references"].append(torch.zeros_like(parts["guides"][-1][:, :, :1]))
         if video.shape[2] == data.num_frames + step:
             parts["windows"].append(encode(vae, video[:, :, step:]))
@@ -242,7 +256,7 @@ def _build_shard(data: DataConfig, seed: int, num_clips: int, shard: int, vae: t
     tensors, records = make(data, seed, indices, vae)
     path = Path(data.cache) / f"shard-{shard:05d}"
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary)
+    save_file({name: tensor.cpu() for name, tensor in tensors.items()}, temporary)
     os.replace(temporary, path.with_suffix(".safetensors"))
     # The lines are written last: a shard with lines is complete.
     _write_text(
@@ -294,3 +308,7 @@ class LatentCache:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def take(self, name: str, numbers: Sequence[int]) -> Tensor:
+        """Rows of "clips", "guides", "references" (by clip number) or "windows" (by window number), float32."""
+        return getattr(self, name)[list(numbers)].float()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 QUARTERS = 4
 
@@ -19,18 +22,19 @@ class LossMeter:
         self.reset()
 
     def reset(self) -> None:
-        self.sums: dict[str, float] = defaultdict(float)
-        self.counts: dict[str, int] = defaultdict(int)
+        self._added: list[tuple[str, Tensor, Tensor]] = []
 
-    def add(self, task: str, per_item: list[float], sigmas: list[float]) -> None:
-        """Losses and noise levels of a micro-batch, one each per clip."""
-        for loss, sigma in zip(per_item, sigmas, strict=True):
-            for key in (f"loss_{task}", f"loss_quarter_{min(QUARTERS - 1, int(sigma * QUARTERS)) + 1}"):
-                self.sums[key] += loss
-                self.counts[key] += 1
+    def add(self, task: str, per_item: Tensor, sigmas: Tensor) -> None:
+        """Losses and noise levels of a micro-batch, `[B]` each, on any device: they are read when the means are asked for."""
+        self._added.append((task, per_item, sigmas))
 
     def means(self) -> dict[str, float]:
-        return {key: self.sums[key] / self.counts[key] for key in sorted(self.sums)}
+        values: dict[str, list[float]] = defaultdict(list)
+        for task, per_item, sigmas in self._added:
+            for loss, sigma in zip(per_item.tolist(), sigmas.tolist(), strict=True):
+                values[f"loss_{task}"].append(loss)
+                values[f"loss_quarter_{min(QUARTERS - 1, int(sigma * QUARTERS)) + 1}"].append(loss)
+        return {key: sum(values[key]) / len(values[key]) for key in sorted(values)}
 
 
 class MetricsFile:
@@ -88,8 +92,28 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
 
 
-def plot_metrics(records: list[dict[str, Any]], path: Path) -> None:
-    """Losses, gradient norm, learning rate and expert balance over the steps, as a PNG.
+VIDEO_PLOTS: dict[str, tuple[str, ...]] = {
+    "loss": (r"loss", r"loss_(?!quarter).*", r"validation_loss"),
+    "loss by quarter of the noise range": (r".*quarter_\d",),
+    "gradient norm and learning rate (x 1000)": ("grad_norm", "lr"),
+    "expert load: least and most over mean": ("expert_load_min", "expert_load_max"),
+}
+TOKENIZER_PLOTS: dict[str, tuple[str, ...]] = {
+    "loss and its parts": ("loss", "l1", "mse", "bands", "penalty", "smoothness"),
+    "PSNR in dB": ("psnr_.*",),
+    "gradient norm and learning rate (x 1000)": ("gradient_norm", "learning_rate"),
+    "clips per second": ("clips_per_second",),
+}
+"""Title of a plot -> patterns of the numbers it shows."""
+
+
+def plot_metrics(records: list[dict[str, Any]], path: Path, plots: dict[str, tuple[str, ...]]) -> None:
+    """A run's numbers over its steps, as a PNG of four plots.
+
+    Args:
+        records: lines of the metrics file.
+        path: to write.
+        plots: `VIDEO_PLOTS` or `TOKENIZER_PLOTS`.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -102,16 +126,13 @@ def plot_metrics(records: list[dict[str, Any]], path: Path) -> None:
     except ImportError as error:
         raise ImportError("plots need matplotlib: pip install 'videogen-moe[train]'") from error
     figure, axes = pyplot.subplots(2, 2, figsize=(12, 8))
-    groups = [
-        ("loss", lambda key: key == "loss" or (key.startswith(("loss_", "validation_loss")) and "quarter" not in key)),
-        ("loss by quarter of the noise range", lambda key: "quarter" in key and "load" not in key),
-        ("gradient norm and learning rate (x 1000)", lambda key: key in ("grad_norm", "lr")),
-        ("expert load: least and most over mean", lambda key: key in ("expert_load_min", "expert_load_max")),
-    ]
-    for axis, (title, wanted) in zip(axes.flat, groups, strict=True):
-        for key in sorted({key for record in records for key in record if wanted(key)}):
+    names = sorted({key for record in records for key, value in record.items() if isinstance(value, float)})
+    for axis, (title, patterns) in zip(axes.flat, plots.items(), strict=True):
+        for key in names:
+            if not any(re.fullmatch(pattern, key) for pattern in patterns):
+                continue
             points = [(record["step"], record[key]) for record in records if record.get(key) is not None]
-            scale = 1000 if key == "lr" else 1
+            scale = 1000 if key in ("lr", "learning_rate") else 1
             axis.plot([x for x, _ in points], [y * scale for _, y in points], label=key, linewidth=1)
         axis.set_title(title)
         axis.grid(alpha=0.3)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import platform
-import shutil
 import time
 from contextlib import nullcontext
 from datetime import timedelta
@@ -23,9 +22,10 @@ from torch import Tensor, nn
 
 from videogen.conditioning.frames import FrameSequence
 from videogen.data.allocator import keep_freed_memory
+from videogen.data.device import prepare_compiler, to_device, training_precision
 from videogen.diffusion.flow_matching import add_noise, flow_matching_loss, sample_sigmas, velocity_target
 from videogen.models.transformer import MIN_SIGMA
-from videogen.training.batches import Batch, BatchMaker, caption_corpus, derive_seed
+from videogen.training.batches import Batch, BatchMaker, caption_corpus, derive_seed, tokenize
 from videogen.training.checkpoint import (
     list_checkpoints,
     load_checkpoint,
@@ -39,8 +39,10 @@ from videogen.training.config import TrainConfig, read_yaml, save_config
 from videogen.training.ema import ExponentialMovingAverage
 from videogen.training.export import export_weights
 from videogen.training.latent_cache import LatentCache, build_cache, count_clips, missing_shards
-from videogen.training.metrics import QUARTERS, LossMeter, MetricsFile, Progress, duration, plot_metrics
+from videogen.training.latent_stream import StreamBatches
+from videogen.training.metrics import QUARTERS, VIDEO_PLOTS, LossMeter, MetricsFile, Progress, duration, plot_metrics
 from videogen.training.muon import Muon, split_parameters
+from videogen.training.schedule import TimeBox
 from videogen.training.sheets import default_prompts, draw_samples, write_sheet
 from videogen.training.signals import stop_requests
 
@@ -93,7 +95,7 @@ class Trainer:
         if init_from and not (Path(init_from) / "transformer" / "config.json").is_file():
             raise ValueError(f"`--init-from` must be a folder of exported weights, {init_from} has no transformer/.")
         if config.compile:
-            _check_compiler()
+            prepare_compiler()
         # The other processes wait while the first one builds the cache.
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
         buckets = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # gradients are summed where they lie
@@ -110,15 +112,14 @@ class Trainer:
         self.vae = load_vae(config.tokenizer).to(self.device)
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._build_cache(config)
-        self.accelerator.wait_for_everyone()
-        cache = LatentCache(config.data)
-        self.batches = BatchMaker(config, cache, self.vae.config.scale_factor_temporal)
-        channels, num_latent_frames, height, width = cache.clips.shape[1:]
-        self.latent_size = (channels, num_latent_frames, height, width)
+        self.text_tokenizer = self._load_text_tokenizer(config, init_from)
+        self.batches = self._make_batches(config)
+        data, scale = config.data, self.vae.config
+        num_latent_frames = (data.num_frames - 1) // scale.scale_factor_temporal + 1
+        height, width = data.height // scale.scale_factor_spatial, data.width // scale.scale_factor_spatial
+        self.latent_size = (scale.latent_channels, num_latent_frames, height, width)
 
         checkpoint: tuple[dict, dict] | None = load_checkpoint(checkpoints[-1]) if resume else None
-        self.text_tokenizer = self._load_text_tokenizer(config, cache, init_from)
         self.model = self._build_model(config, init_from)
         self.step = 0
         self.clips_seen = 0
@@ -139,16 +140,24 @@ class Trainer:
             for name, optimizer in self.optimizers.items():
                 load_optimizer_tensors(optimizer, files[name])
         if config.compile:
-            torch._dynamo.config.recompile_limit = 64
             self.model.transformer.compile(dynamic=False)
         self.wrapped = self.accelerator.prepare_model(self.model)
         self.prepared = [self.accelerator.prepare_optimizer(optimizer) for optimizer in self.optimizers.values()]
         self.params = [param for param in self.model.parameters() if param.requires_grad]
         self.validation = self.batches.validation_batch()
+        self._gradient: tuple[int, Tensor] | None = None  # step and norm of the last one
 
     def _print(self, text: str) -> None:
         if self.accelerator.is_main_process:
             print(text, flush=True)
+
+    def _make_batches(self, config: TrainConfig) -> BatchMaker | StreamBatches:
+        if not config.data.cache:
+            return StreamBatches(config, self.vae, self.text_tokenizer, self.rank, self.accelerator.num_processes)
+        if self.accelerator.is_main_process:
+            self._build_cache(config)
+        self.accelerator.wait_for_everyone()
+        return BatchMaker(config, LatentCache(config.data), self.vae.config.scale_factor_temporal)
 
     def _build_cache(self, config: TrainConfig) -> None:
         missing = missing_shards(config.data, count_clips(config.data))
@@ -160,14 +169,14 @@ class Trainer:
 
         build_cache(config.data, config.seed, self.vae, report if missing else lambda done, total: None)
 
-    def _load_text_tokenizer(self, config: TrainConfig, cache: LatentCache, init_from: str) -> Any:
+    def _load_text_tokenizer(self, config: TrainConfig, init_from: str) -> Any:
         from videogen.models.text_tokenizer import BytePairTokenizer
 
         saved = self.folder / "tokenizer"
         if init_from:
             return BytePairTokenizer.from_pretrained(str(Path(init_from) / "tokenizer"))
         if self.accelerator.is_main_process and not (saved / ".complete").is_file():
-            BytePairTokenizer.train(caption_corpus(config, cache), config.text.vocab_size).save_pretrained(str(saved))
+            BytePairTokenizer.train(caption_corpus(config), config.text.vocab_size).save_pretrained(str(saved))
             (saved / ".complete").touch()
         self.accelerator.wait_for_everyone()
         return BytePairTokenizer.from_pretrained(str(saved))
@@ -208,45 +217,43 @@ class Trainer:
 
     def loss(self, batch: Batch, sigmas: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Scalar loss and the squared error per clip `[B]` of a batch noised to `sigmas [B]`."""
-        noise = torch.randn(batch.sample.shape, generator=generator).to(self.device)
-        ids, mask = self.text_tokenizer(batch.captions, max_length=self.config.text.max_length)
-        if not self.config.compile:  # a compiled forward wants few shapes, any other short texts
-            longest = int(mask.sum(1).max())
-            ids, mask = ids[:, :longest], mask[:, :longest]
-        sample, frames, sigmas = batch.sample.to(self.device), batch.frames.to(self.device), sigmas.to(self.device)
+        noise = torch.randn(batch.sample.shape, generator=generator, device=generator.device).to(self.device)
+        ids, mask = tokenize(self.text_tokenizer, batch.captions, self.config) if batch.text is None else batch.text
+        ids, mask, sigmas = (to_device(tensor, self.device) for tensor in (ids, mask, sigmas))
+        sample, frames = batch.sample.to(self.device), batch.frames.to(self.device)
         noisy, timestep = add_noise(sample, noise, sigmas, frames.known)
         weight = self.config.router.balance_loss_weight if self.model.training else 0.0
-        velocity, balance = self.wrapped(noisy, timestep, ids.to(self.device), mask.to(self.device), frames, weight > 0)
+        velocity, balance = self.wrapped(noisy, timestep, ids, mask, frames, weight > 0)
         target = velocity_target(sample, noise, sigmas, MIN_SIGMA)
         loss, per_item = flow_matching_loss(velocity, target, frames.known, self.config.flow.contrastive_weight)
         return loss if balance is None else loss + weight * balance, per_item
 
-    def train_step(self, meter: LossMeter) -> tuple[float, float]:
-        """One optimiser step; returns (loss, gradient norm)."""
-        config, total = self.config, 0.0
-        scale = config.schedule.lr_scale(self.step)
+    def train_step(self, meter: LossMeter, time_scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        """One optimiser step; `time_scale` multiplies the learning rate. Returns loss and gradient norm, on the device."""
+        config, total = self.config, torch.zeros((), device=self.device)
+        scale = config.schedule.lr_scale(self.step) * time_scale
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = config.optimizer.learning_rate * scale
         for micro in range(config.accumulation):
             batch = self.batches.training_batch(self.step, micro, self.rank)
-            generator = torch.Generator().manual_seed(derive_seed("noise", config.seed, self.step, micro, self.rank))
+            seed = derive_seed("noise", config.seed, self.step, micro, self.rank)
+            generator = torch.Generator().manual_seed(seed)
             flow = config.flow
             sigmas = sample_sigmas(
                 len(batch.indices), generator, mean=flow.mean, std=flow.std, tail=flow.tail, shift=flow.shift
             )
+            if self.device.type != "cpu":  # a batch of noise is drawn where it is needed
+                generator = torch.Generator(self.device).manual_seed(seed)
             last = micro == config.accumulation - 1
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 loss, per_item = self.loss(batch, sigmas, generator)
                 self.accelerator.backward(loss / config.accumulation)
-            meter.add(batch.task, per_item.tolist(), sigmas.tolist())
-            total += float(per_item.mean()) / config.accumulation
+            meter.add(batch.task, per_item, sigmas)
+            total += per_item.mean() / config.accumulation
             self.clips_seen += len(batch.indices) * self.accelerator.num_processes
-        norm = float(self.accelerator.clip_grad_norm_(self.params, config.optimizer.max_grad_norm))
-        if not math.isfinite(norm):
-            raise FloatingPointError(
-                f"the gradient is not finite at step {self.step}; lower `optimizer.learning_rate`."
-            )
+        norm = self.accelerator.clip_grad_norm_(self.params, config.optimizer.max_grad_norm)
+        assert norm is not None
         for optimizer in self.prepared:
             optimizer.step()
             optimizer.zero_grad()
@@ -254,13 +261,22 @@ class Trainer:
             self.model.transformer.update_router_bias(config.router.bias_rate)
         self.step += 1
         self.ema.update(self.step)
+        # A step late, so that the host can run on while the device works.
+        self._check_finite()
+        self._gradient = self.step, norm
         return total, norm
 
-    def run(self, max_minutes: float = math.inf) -> str:
+    def _check_finite(self) -> None:
+        if self._gradient is not None and not math.isfinite(float(self._gradient[1])):
+            raise FloatingPointError(
+                f"the gradient is not finite at step {self._gradient[0]}; lower `optimizer.learning_rate`."
+            )
+
+    def run(self, box: TimeBox | None = None) -> str:
         """Train until the last step, the time limit, or a signal; then checkpoint and export.
 
         Args:
-            max_minutes: of wall time for this call, from now.
+            box: the time limit, and when the learning rate falls by the clock; its clock starts now if it has not.
 
         Returns:
             why it stopped: "finished", "time limit" or "signal".
@@ -270,7 +286,8 @@ class Trainer:
             save_config(config, self.folder / "config.yaml")
             metrics = MetricsFile(self.folder / "metrics.jsonl", self.step)
         meter, progress = LossMeter(), Progress(self.step, self.last_step)
-        self.session_start, deadline = time.monotonic(), time.monotonic() + 60 * max_minutes
+        box = (TimeBox() if box is None else box).start()
+        self.session_start = time.monotonic()
         counts = ", ".join(
             f"{n / 1e6:.2f} M" for n in map(_num_parameters, (self.model.transformer, self.model.text_encoder))
         )
@@ -279,20 +296,23 @@ class Trainer:
         )
         with stop_requests() as self.stop_requested:
             while self.step < self.last_step:
-                if self._should_stop(deadline):
+                time_scale, stop = box.look(self.stop_requested(), self.device)
+                if stop:
                     break
                 clips = self.clips_seen
-                loss, norm = self.train_step(meter)
+                loss, norm = self.train_step(meter, time_scale)
                 progress.clips += self.clips_seen - clips
                 record: dict[str, Any] = {}
                 if self.step % log.metrics_every == 0 or self.step == self.last_step:
+                    self._check_finite()
                     rate, left = progress.report(self.step)
-                    lr = config.optimizer.learning_rate * config.schedule.lr_scale(self.step - 1)
-                    record = {"loss": loss, **meter.means(), "grad_norm": norm, "lr": lr, "clips_per_second": rate}
+                    lr = config.optimizer.learning_rate * config.schedule.lr_scale(self.step - 1) * time_scale
+                    record = {"loss": float(loss), **meter.means(), "grad_norm": float(norm), "lr": lr}
+                    record["clips_per_second"] = rate
                     meter.reset()
                     self._print(
                         f"step {self.step}/{self.last_step}  loss {loss:.4f}  grad {norm:.2f}  lr {lr:.2e}  "
-                        f"{rate:.1f} clips/s  {duration(left)} left"
+                        f"{rate:.1f} clips/s  {duration(min(left, 60 * box.minutes_left))} left"
                     )
                 if log.validate_every and self.step % log.validate_every == 0:
                     record.update(self.validate())
@@ -304,7 +324,7 @@ class Trainer:
                     if log.checkpoint_every and self.step % log.checkpoint_every == 0:
                         self.checkpoint()
         finished = self.step >= self.last_step
-        reason = "finished" if finished else "time limit" if time.monotonic() > deadline else "signal"
+        reason = "finished" if finished else "signal" if self.stop_requested() else "time limit"
         if self.accelerator.is_main_process:
             self.checkpoint()
             self.export()
@@ -312,14 +332,6 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         self._print(f"stopped at step {self.step} of {self.last_step}: {reason}; weights in {self.folder / 'weights'}")
         return reason
-
-    def _should_stop(self, deadline: float) -> bool:
-        """Whether any process has had a signal or reached the time limit: all stop at the same step."""
-        stop = self.stop_requested() or time.monotonic() > deadline
-        if self.accelerator.num_processes == 1:
-            return stop
-        flag = torch.tensor([float(stop)], device=self.device)
-        return bool(self.accelerator.reduce(flag, reduction="sum").item() > 0)
 
     @torch.no_grad()
     def validate(self) -> dict[str, Any]:
@@ -377,6 +389,7 @@ class Trainer:
 
     def checkpoint(self) -> Path:
         """Save everything a resumed run needs."""
+        self._check_finite()
         self.seconds += time.monotonic() - self.session_start
         self.session_start = time.monotonic()
         files = {"model": model_tensors(self.model), "ema": self.ema.state_dict()}
@@ -401,7 +414,7 @@ class Trainer:
         summary = {
             "steps": self.step,
             "clips_seen": self.clips_seen,
-            "clips_in_cache": len(self.batches.cache),
+            "clips": self.batches.num_clips(self.step),
             "training_seconds": round(self.seconds),
             "parameters": {
                 "transformer": _num_parameters(self.model.transformer),
@@ -420,7 +433,7 @@ class Trainer:
 
     def _plot(self, metrics: MetricsFile) -> None:
         try:
-            plot_metrics(metrics.read(), self.folder / "metrics.png")
+            plot_metrics(metrics.read(), self.folder / "metrics.png", VIDEO_PLOTS)
         except ImportError as error:
             self._print(f"no plot: {error}")
 
@@ -438,13 +451,17 @@ def load_vae(folder: str) -> Any:
     return CausalVideoAutoencoder.from_pretrained(folder).eval().requires_grad_(False)
 
 
+@training_precision()
 def train(
-    config: TrainConfig, resume: bool = False, init_from: str = "", max_minutes: float = math.inf
+    config: TrainConfig, resume: bool = False, init_from: str = "", box: TimeBox | None = None
 ) -> tuple[Trainer, str]:
-    """Set up and carry through a run; see `Trainer`."""
+    """Set up and carry through a run; see `Trainer` and `Trainer.run`."""
     keep_freed_memory()
     trainer = Trainer(config, resume=resume, init_from=init_from)
-    return trainer, trainer.run(max_minutes)
+    try:
+        return trainer, trainer.run(box)
+    finally:
+        trainer.batches.close()
 
 
 def _settle_decay(config: TrainConfig, state: dict[str, Any]) -> TrainConfig:
@@ -467,8 +484,3 @@ def _hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-
-
-def _check_compiler() -> None:
-    if not any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl")):
-        raise ValueError("`compile` needs a C++ compiler, none was found; install g++ or set `compile: false`.")
