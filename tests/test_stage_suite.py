@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from videogen.data.stage import ClipSpec, held_out_pairs, rungs
+from videogen.data.video import read_video
 from videogen.evaluation.stage_suite import (
     KINDS,
     SuiteSettings,
@@ -108,6 +111,18 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
     assert json.dumps(again) == json.dumps(summary)
     with pytest.raises(ValueError, match="`folder` must be new or belong to the same run"):
         run_suite(SuiteSettings(num_prompts=3, seeds=1, source="renders", split="test"), tmp_path)
+
+
+def test_one_device_makes_the_clips_that_processes_make(tmp_path):
+    settings = SuiteSettings(num_prompts=3, seeds=1, source="tokenizer", batch_size=2)
+    run_suite(settings, tmp_path / "processes")
+    run_suite(replace(settings, device="cpu:0"), tmp_path / "device")  # any name but "cpu" counts as a device
+    assert load_results(tmp_path / "device") == load_results(tmp_path / "processes") != {}
+    clips = sorted(path.name for path in (tmp_path / "processes" / "clips").iterdir())
+    assert len(clips) == 3
+    for name in clips:
+        frames = [read_video(tmp_path / kind / "clips" / name).frames for kind in ("processes", "device")]
+        assert np.array_equal(*frames)
 
 
 def test_chance_follows_from_the_prompts():

@@ -38,6 +38,9 @@ def stage(
     guidance_scale: Annotated[float | None, typer.Option(help="Default the model's own.")] = None,
     batch_size: Annotated[int, typer.Option(help="Clips per forward pass.", min=1)] = 8,
     kinds: Annotated[str, typer.Option(help="Kinds of prompts, comma separated.")] = "seen,pairs,words,strangers",
+    device: Annotated[
+        str, typer.Option(help="Where clips are made: cpu, or cuda (the workers then only judge).")
+    ] = "cpu",
     ceilings: Annotated[
         bool, typer.Option(help="Also judge true renders and reconstructions of the same prompts.")
     ] = False,
@@ -48,6 +51,8 @@ def stage(
     """Sample the fixed prompts of Stage, check the decoded clips' pixels, print the table."""
     from dataclasses import replace
 
+    import torch
+
     from videogen.evaluation.stage_suite import KINDS, SuiteSettings, format_table, run_suite, rung_of, write_json
 
     wanted = tuple(kinds.split(","))
@@ -55,6 +60,10 @@ def stage(
         raise ValueError(f"`--kinds` must be among {', '.join(KINDS)}, got {kinds}.")
     if source not in ("model", "renders", "tokenizer"):
         raise ValueError(f"`--source` must be model, renders or tokenizer, got {source}.")
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"`--device` must be cpu or cuda, got {device}.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("`--device` cuda needs a GPU that torch can use, found none; use cpu.")
     settings = SuiteSettings(
         split=split,
         rung=rung or rung_of(model),
@@ -66,6 +75,7 @@ def stage(
         guidance_scale=guidance_scale,
         batch_size=batch_size,
         kinds=wanted,
+        device=device,
     )
 
     def report(done: int, total: int) -> None:

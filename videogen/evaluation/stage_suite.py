@@ -15,12 +15,12 @@ import hashlib
 import json
 import multiprocessing
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from queue import Empty
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import numpy as np
 import torch
@@ -157,6 +157,7 @@ class SuiteSettings:
         guidance_scale: `None` = the model's own.
         batch_size: Clips per forward pass.
         kinds: Which of `KINDS`.
+        device: Where clips are made. On another than "cpu" this process makes them, and the workers write and judge.
     """
 
     split: str = "dev"
@@ -169,6 +170,7 @@ class SuiteSettings:
     guidance_scale: float | None = None
     batch_size: int = 8
     kinds: tuple[str, ...] = KINDS
+    device: str = "cpu"
 
 
 def run_suite(
@@ -211,7 +213,9 @@ def run_suite(
         context = multiprocessing.get_context("spawn")
         threads = max(1, torch.get_num_threads() // workers)
         queue = context.Queue()
-        if workers == 1:
+        if settings.device != "cpu":
+            _work_on_device(settings, folder, todo, workers, _Reporter(report, len(jobs) - len(todo), len(jobs)))
+        elif workers == 1:
             _work(
                 settings, folder, todo, 0, torch.get_num_threads(), _Reporter(report, len(jobs) - len(todo), len(jobs))
             )
@@ -297,24 +301,55 @@ def _work(
     settings: SuiteSettings, folder: Path, jobs: list[tuple[Prompt, int]], worker: int, threads: int, queue: Any
 ) -> None:
     torch.set_num_threads(threads)
-    make = _clip_maker(settings)
-    vocabulary = rungs()[settings.rung]
+    with _open_results(folder, worker) as file:
+        for clip in _made_clips(settings, jobs):
+            result = _write_and_judge((settings.rung, folder, *clip))
+            file.write(json.dumps(result, ensure_ascii=False) + "\n")
+            file.flush()
+            queue.put(result["clip"])
+
+
+def _work_on_device(
+    settings: SuiteSettings, folder: Path, jobs: list[tuple[Prompt, int]], workers: int, queue: Any
+) -> None:
+    """Like `_work`, but that one device makes the clips of all workers, in large batches."""
+    from videogen.training.prefetch import Prefetcher
+
+    clips = ((settings.rung, folder, *clip) for clip in _made_clips(settings, jobs))
+    with _open_results(folder, 0) as file, Prefetcher(_write_and_judge, workers) as judges:
+        for result in judges.map(clips):
+            file.write(json.dumps(result, ensure_ascii=False) + "\n")
+            file.flush()
+            queue.put(result["clip"])
+
+
+def _open_results(folder: Path, worker: int) -> TextIO:
+    """A worker's file, opened at its end; a line cut off by an interruption is closed."""
     path = folder / f"results-{worker}.jsonl"
     if path.is_file() and not path.read_bytes().endswith(b"\n"):
         path.write_bytes(path.read_bytes() + b"\n")
-    subjects = [job for job in jobs if job[0].reference is not None]
-    texts = [job for job in jobs if job[0].reference is None]
-    with path.open("a", encoding="utf-8") as file:
-        for group in (texts, subjects):
-            for start in range(0, len(group), settings.batch_size):
-                batch = group[start : start + settings.batch_size]
-                for (prompt, index), (frames, fps) in zip(batch, make(batch), strict=True):
-                    name = f"{prompt.id}-{index}"
-                    clip = folder / "clips" / f"{name}.mp4"
-                    write_video(clip, frames, fps)
-                    file.write(json.dumps(judge(prompt, clip, name, index, vocabulary), ensure_ascii=False) + "\n")
-                    file.flush()
-                    queue.put(name)
+    return path.open("a", encoding="utf-8")
+
+
+def _made_clips(
+    settings: SuiteSettings, jobs: list[tuple[Prompt, int]]
+) -> Iterator[tuple[Prompt, int, np.ndarray, float]]:
+    """Every job with its frames, uint8 [F, H, W, 3], and their rate; subjects last, since they are made one by one."""
+    make = _clip_maker(settings)
+    for wants_picture in (False, True):
+        group = [job for job in jobs if (job[0].reference is not None) == wants_picture]
+        for start in range(0, len(group), settings.batch_size):
+            batch = group[start : start + settings.batch_size]
+            for (prompt, index), (frames, fps) in zip(batch, make(batch), strict=True):
+                yield prompt, index, frames, fps
+
+
+def _write_and_judge(clip: tuple[str, Path, Prompt, int, np.ndarray, float]) -> dict[str, Any]:
+    rung, folder, prompt, index, frames, fps = clip
+    name = f"{prompt.id}-{index}"
+    path = folder / "clips" / f"{name}.mp4"
+    write_video(path, frames, fps)
+    return judge(prompt, path, name, index, rungs()[rung])
 
 
 def judge(prompt: Prompt, clip: Path, name: str, index: int, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -341,12 +376,12 @@ def _clip_maker(settings: SuiteSettings) -> Callable[[Sequence[tuple[Prompt, int
     if settings.source == "tokenizer":
         from tokenizer3d import CausalVideoAutoencoder
 
-        vae = CausalVideoAutoencoder.from_pretrained(_model_folder(settings) / "vae").eval()
+        vae = CausalVideoAutoencoder.from_pretrained(_model_folder(settings) / "vae").eval().to(settings.device)
 
         @torch.no_grad()
         def reconstruct(jobs: Sequence[tuple[Prompt, int]]) -> list[tuple[np.ndarray, float]]:
-            video = torch.cat([_true_clip(prompt, index) for prompt, index in jobs])
-            decoded = vae.decode(vae.encode(video).latents).sample.float()
+            video = torch.cat([_true_clip(prompt, index) for prompt, index in jobs]).to(settings.device)
+            decoded = vae.decode(vae.encode(video).latents).sample.float().cpu()
             return [(_pixels(clip[None]), 12.0) for clip in decoded]
 
         return reconstruct
@@ -355,6 +390,7 @@ def _clip_maker(settings: SuiteSettings) -> Callable[[Sequence[tuple[Prompt, int
     pipe = (
         TextToVideoPipeline.from_pretrained(settings.model) if settings.model else TextToVideoPipeline.from_pretrained()
     )
+    pipe.to(settings.device)
     pipe.set_progress_bar_config(disable=True)
     subject_pipe = SubjectToVideoPipeline.from_pipe(pipe)
     subject_pipe.set_progress_bar_config(disable=True)
