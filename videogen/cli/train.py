@@ -1,4 +1,4 @@
-"""`videogen train`: train the video model or the tokenizer from one YAML file."""
+"""`videogen train`: train the video model, the tokenizer, or both from nothing to a measured model, from one YAML file."""
 
 from __future__ import annotations
 
@@ -30,6 +30,15 @@ def train(
     box = TimeBox(max_minutes, decay_minutes)
     try:
         task = read_yaml(config).get("task")
+        if task == "recipe":
+            from videogen.training.recipe import Recipe, load_recipe
+
+            if init_from or decay_minutes:
+                raise ValueError(
+                    "`--init-from` and `--decay-minutes` belong to a single run; a recipe's file names its own."
+                )
+            Recipe(load_recipe(config, overrides), resume).run(max_minutes)
+            return
         if task == "tokenizer":
             from videogen.training.tokenizer import load_tokenizer_config, train_tokenizer
 
