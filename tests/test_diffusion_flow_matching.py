@@ -65,6 +65,24 @@ def test_contrastive_term_rewards_distance_to_another_items_target():
     assert flow_matching_loss(target[:1], target[:1], KNOWN, contrastive_weight=0.05)[0] == 0
 
 
+def test_temporal_term_punishes_errors_that_change_between_later_frames():
+    known = torch.zeros(4, dtype=torch.bool)
+    target = torch.zeros(2, 3, 4, 2, 2)
+    steady = torch.ones_like(target)
+    flicker = steady * torch.tensor([1.0, -1.0, 1.0, -1.0]).view(1, 1, 4, 1, 1)
+
+    def loss(velocity, known=known, num_video_frames=4):
+        return flow_matching_loss(velocity, target, known, 0.0, 0.5, num_video_frames)[0].item()
+
+    assert loss(steady) == 1.0
+    assert loss(flicker) == 1.0 + 0.5 * 4.0
+    first_alone = steady.clone()
+    first_alone[:, :, 0] = -1.0  # an image latent: its error may differ
+    assert loss(first_alone) == 1.0
+    assert loss(flicker, KNOWN | torch.tensor([True, True, False, False]), 4) == 1.0  # one unknown frame: no neighbour
+    assert loss(flicker, num_video_frames=2) == 1.0  # guides behind the video are no neighbours
+
+
 def test_sigmas_are_stratified_and_reproducible():
     sigmas = sample_sigmas(64, torch.Generator().manual_seed(1), tail=0.0)
     assert torch.equal(sigmas, sample_sigmas(64, torch.Generator().manual_seed(1), tail=0.0))

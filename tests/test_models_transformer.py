@@ -7,7 +7,13 @@ import torch
 import yaml
 from accelerate import init_empty_weights
 
-from videogen.models.embeddings import frame_visibility, rotary_tables
+from videogen.models.embeddings import (
+    TokenPosition,
+    camera_displacement,
+    frame_visibility,
+    pool_text,
+    rotary_tables,
+)
 from videogen.models.text_encoder import TextEncoder
 from videogen.models.transformer import VideoTransformer
 from videogen_kernels.modulated_norm import modulated_norm
@@ -264,6 +270,48 @@ def test_bad_inputs_are_named(name):
     inputs[name] = inputs[name][:1]
     with pytest.raises(ValueError, match=f"`{name}` must be"):
         make_model()(**inputs)
+
+
+def test_displacement_is_the_integral_of_the_camera():
+    kinds = torch.tensor([0, 1, 1, 1, 2, 3])
+    times = torch.tensor(
+        [0.0, 0.2, 0.5, 0.8, 0.35, 0.7]
+    )  # a guide between two frames, a reference at a time that is ignored
+    camera = torch.zeros(1, 6, 9)
+    camera[0, :4, 1] = torch.tensor([1.0, 1.0, 1.0, -1.0])
+    camera[0, :4, 6] = 1.0  # shaking is no move
+    displacement = camera_displacement(camera, times, kinds)
+    assert displacement.shape == (1, 6, 6)
+    torch.testing.assert_close(displacement[0, :, 1], torch.tensor([0.0, 0.2, 0.5, 0.5, 0.35, 0.0]))
+    assert not displacement[0, :, [0, 2, 3, 4, 5]].any()
+
+
+def test_tokens_that_see_the_same_spot_share_their_position():
+    torch.manual_seed(0)
+    position = TokenPosition(16)
+    torch.nn.init.normal_(position.row.weight)
+    torch.nn.init.normal_(position.column.weight)
+    torch.nn.init.constant_(position.speed, 1.0)
+
+    def at(**moves):
+        names = ("truck", "pan", "push", "pedestal", "tilt", "zoom")
+        return position(torch.tensor([[[moves.get(name, 0.0) for name in names]]]), 4, 4).view(4, 4, 16)
+
+    step = 2 / 4  # one token, in half frame heights
+    rest = at()
+    torch.testing.assert_close(at(pan=step)[:, :-1], rest[:, 1:])  # looking right, the scenery moves left
+    torch.testing.assert_close(at(truck=-step)[:, 1:], rest[:, :-1])
+    torch.testing.assert_close(at(tilt=step)[1:], rest[:-1])  # looking up, it moves down
+    torch.testing.assert_close(at(pedestal=-step)[:-1], rest[1:])
+    third = torch.tensor(3.0).log().item()  # three times as large: the corner of the middle shows what was within it
+    torch.testing.assert_close(at(zoom=third)[::3, ::3], rest[1:3, 1:3])
+    torch.testing.assert_close(at(push=third), at(zoom=third))
+
+
+def test_pooled_text_is_the_mean_of_real_tokens():
+    text = torch.tensor([[[1.0], [3.0], [100.0]], [[5.0], [5.0], [5.0]]])
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    assert pool_text(text, mask).tolist() == [[2.0], [0.0]]
 
 
 def test_references_lie_before_the_clip_in_rotary_time():

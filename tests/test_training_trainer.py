@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from videogen.data.folder import read_captions, read_clip
 from videogen.data.video import write_video
 from videogen.models.text_encoder import TextEncoder
 from videogen.models.transformer import VideoTransformer
-from videogen.training.batches import BatchMaker, name_the_subject
+from videogen.training.batches import FUNCTION_WORDS, BatchMaker, loosen, name_the_subject
 from videogen.training.checkpoint import list_checkpoints
 from videogen.training.config import TrainConfig, load_config
 from videogen.training.latent_cache import LatentCache, build_cache, guide_frames
@@ -349,6 +350,23 @@ def test_the_subject_replaces_the_actor_and_its_synonyms():
     assert name_the_subject("a red fox jumps", "fox", "en") == "the subject jumps"
     assert name_the_subject("a carrot left of a car", "car", "en", 2) == "a carrot left of subject 2"
     assert name_the_subject("一个青蛙左边的一个狐狸", "fox", "zh", 1) == "一个青蛙左边的主角1"
+
+
+def test_loose_captions_keep_every_word_that_matters():
+    text = "downtown, a car moves left in the dark, the camera zooms in"
+    loose = [loosen(text, random.Random(seed), "en") for seed in range(40)]
+    words = sorted(word for word in text.replace(",", "").split() if word not in FUNCTION_WORDS)
+    for caption in loose:
+        found = caption.replace(",", " ").replace(":", " ").split()
+        assert sorted(word for word in found if word not in FUNCTION_WORDS) == words
+        assert "car moves left" in caption and "zooms in" in caption  # order within a clause stays
+    assert len({caption.index("downtown") < caption.index("car") for caption in loose}) == 2
+    assert any("the dark" not in caption for caption in loose)
+    chinese = {loosen("白天,一个企鹅在沙滩上向左移动, 镜头左摇", random.Random(seed), "zh") for seed in range(20)}
+    assert len(chinese) > 5
+    assert all(
+        all(word in caption for word in ("白天", "企鹅", "沙滩上", "向左移动", "镜头左摇")) for caption in chinese
+    )
 
 
 def test_two_subjects_have_a_reference_each(ground, tmp_path):

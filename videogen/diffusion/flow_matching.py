@@ -85,9 +85,18 @@ def velocity_target(sample: Tensor, noise: Tensor, sigmas: Tensor | None = None,
 
 
 def flow_matching_loss(
-    velocity: Tensor, target: Tensor, known: Tensor, contrastive_weight: float = 0.0
+    velocity: Tensor,
+    target: Tensor,
+    known: Tensor,
+    contrastive_weight: float = 0.0,
+    temporal_weight: float = 0.0,
+    num_video_frames: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean squared error of the velocity over unknown frames.
+
+    With `temporal_weight` the error's change from one later video frame to the next is punished, too. The best answer
+    stays the same (a quadratic form has its minimum at the mean); what is left unsaid about the whole clip cancels, so
+    that movement and a steady look weigh more in the gradient.
 
     Args:
         velocity: `[B, C, n, h, w]`, the network's output.
@@ -95,19 +104,31 @@ def flow_matching_loss(
         known: `[n]` bool; these frames are left out entirely. With none unknown the loss is NaN.
         contrastive_weight: weight of the distance to another item's target, which is pushed up (Stoica et al. 2025,
             arXiv:2506.05350, eq. 5); 0.05 in the paper, 0 = off. Has no effect with B = 1.
+        temporal_weight: of the squared change between neighbours, 0 = off. Has no effect with less than two unknown video
+            frames after the first.
+        num_video_frames: f, how many of the n frames are the video's; needed with `temporal_weight`. Its first frame
+            (an image latent) has no neighbour.
 
     Returns:
         the scalar loss and the plain squared error per item `[B]` (detached, float32).
     """
     # Frames are masked, not picked out: that would make the host wait for the device to learn how many there are.
-    unknown, share = ~known[:, None, None], (~known).float().mean()
+    unknown = ~known[:, None, None]  # [n, 1, 1]
+    share = unknown.float().mean()
 
-    def squared(wanted: Tensor) -> Tensor:
-        error = torch.where(unknown, velocity.float() - wanted.float(), 0.0)
-        return error.square().flatten(1).mean(1) / share  # [B]
+    def error(wanted: Tensor) -> Tensor:
+        return torch.where(unknown, velocity.float() - wanted.float(), 0.0)
 
-    per_item = squared(target)
+    own = error(target)
+    per_item = own.square().flatten(1).mean(1) / share
     loss = per_item.mean()
     if contrastive_weight > 0 and len(velocity) > 1:
-        loss = loss - contrastive_weight * squared(target.roll(1, 0)).mean()
+        loss = loss - contrastive_weight * error(target.roll(1, 0)).square().mean() / share
+    if temporal_weight > 0:
+        assert num_video_frames is not None, "`temporal_weight` needs `num_video_frames`"
+        if num_video_frames > 2:
+            change = own[:, :, 1:num_video_frames].diff(dim=2)
+            both = unknown[2:num_video_frames] & unknown[1 : num_video_frames - 1]  # neighbours, [f - 2, 1, 1]
+            change = torch.where(both, change, 0.0).square().mean()
+            loss = loss + temporal_weight * change / both.float().mean().clamp_min(1 / len(both))
     return loss, per_item.detach()

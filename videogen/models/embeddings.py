@@ -15,26 +15,133 @@ from torch import Tensor, nn
 KIND_FIRST, KIND_VIDEO, KIND_GUIDE, KIND_REFERENCE_1, KIND_REFERENCE_2 = range(5)
 NUM_KINDS = 5
 
+#: Leading columns of a camera vector that move the picture: truck, pan, push, pedestal, tilt, zoom.
+NUM_CAMERA_MOVES = 6
+
 #: References have no time of their own: they are put this many seconds before the clip, the second twice as many.
 REFERENCE_TIME_OFFSET = 4.0
 
 
 class FrameEmbedding(nn.Module):
-    """[B, n] noise levels, [n] kinds and [B, n, camera_dim] camera vectors -> [B, n, D], summed."""
+    """What a whole frame is told, summed: noise level, kind, camera now and so far, time in the clip, pooled text.
 
-    def __init__(self, width: int, camera_dim: int, num_frequencies: int = 128):
+    Where the camera has got to (not only how fast it goes) and when it is tell a frame how it differs from the first one
+    without asking the other frames (CameraCtrl, arXiv 2404.02101, gives poses relative to the first frame, too). The
+    pooled text beside cross-attention is that of Stable Diffusion 3 (arXiv 2403.03206).
+
+    Args:
+        width: D.
+        camera_dim: entries of a camera vector, at least `NUM_CAMERA_MOVES`.
+        text_width: width of the pooled text.
+        num_frequencies: of the noise level's waves.
+        num_time_frequencies: of the time's; the slowest has a period of 8 s, each next one half of it.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        camera_dim: int,
+        text_width: int,
+        num_frequencies: int = 64,
+        num_time_frequencies: int = 5,
+    ):
         super().__init__()
         self.num_frequencies = num_frequencies
+        self.num_time_frequencies = num_time_frequencies
         self.time_in = nn.Linear(2 * num_frequencies, width)
         self.time_out = nn.Linear(width, width)
         self.kind = nn.Embedding(NUM_KINDS, width)
         self.camera = nn.Linear(camera_dim, width)
+        self.progress = nn.Linear(NUM_CAMERA_MOVES + 2 * num_time_frequencies, width, bias=False)
+        self.text = nn.Linear(text_width, width, bias=False)
+        nn.init.zeros_(self.progress.weight)
+        nn.init.zeros_(self.text.weight)
 
-    def forward(self, timestep: Tensor, kinds: Tensor, camera: Tensor) -> Tensor:
+    def forward(
+        self, timestep: Tensor, times: Tensor, kinds: Tensor, camera: Tensor, displacement: Tensor, text: Tensor
+    ) -> Tensor:
+        """[B, n] noise levels, [n] seconds, [n] kinds, [B, n, camera_dim], [B, n, 6], [B, text_width] -> [B, n, D]."""
         dtype = self.time_in.weight.dtype
         waves = timestep_features(timestep, self.num_frequencies).to(dtype)  # [B, n, 2 * num_frequencies]
-        time = self.time_out(nn.functional.silu(self.time_in(waves)))
-        return time + self.kind(kinds) + self.camera(camera.to(dtype))
+        noise_level = self.time_out(nn.functional.silu(self.time_in(waves)))
+        octaves = 2.0 ** torch.arange(self.num_time_frequencies, dtype=torch.float32, device=times.device)
+        phases = times.float()[:, None] * octaves * (math.pi / 4)
+        clock = torch.cat([phases.sin(), 1 - phases.cos()], dim=-1)  # 0 at the start of the clip
+        clock = clock * (kinds < KIND_REFERENCE_1)[:, None]
+        progress = torch.cat([displacement, clock.expand(len(displacement), -1, -1)], dim=-1).to(dtype)
+        return (
+            noise_level
+            + self.kind(kinds)
+            + self.camera(camera.to(dtype))
+            + self.progress(progress)
+            + self.text(text.to(dtype))[:, None]
+        )
+
+
+class TokenPosition(nn.Module):
+    """Where in the scenery a token looks, [B, L, D] to be added to the tokens: zero at initialisation.
+
+    A token's place on the screen is taken back by what the camera has done since the first frame, so that tokens which show
+    the same spot of the scenery get the same features in every frame. How far one second of a standard command goes is
+    learnt. The features are sines and cosines of 4 frame heights and of every half of it down to a quarter of a height.
+
+    Args:
+        width: D.
+        num_frequencies: of the waves.
+    """
+
+    def __init__(self, width: int, num_frequencies: int = 5):
+        super().__init__()
+        self.num_frequencies = num_frequencies
+        self.speed = nn.Parameter(torch.full((NUM_CAMERA_MOVES,), 0.25))  # half frame heights, or logarithm of the size
+        self.row = nn.Linear(2 * num_frequencies, width, bias=False)
+        self.column = nn.Linear(2 * num_frequencies, width, bias=False)
+        nn.init.zeros_(self.row.weight)
+        nn.init.zeros_(self.column.weight)
+
+    def forward(self, displacement: Tensor, height: int, width: int) -> Tensor:
+        """[B, n, 6] -> [B, L, D], tokens in the order (frame, y, x)."""
+        truck, pan, push, pedestal, tilt, zoom = (displacement.float() * self.speed.float()).unbind(-1)  # [B, n]
+        size = torch.exp(-push - zoom)[..., None]
+        device = displacement.device
+        y = (2 * torch.arange(height, dtype=torch.float32, device=device) + 1 - height) / height  # half frame heights
+        x = (2 * torch.arange(width, dtype=torch.float32, device=device) + 1 - width) / height
+        row = self.row(self._waves(size * y - (pedestal + tilt)[..., None]))  # [B, n, h, D]
+        column = self.column(self._waves(size * x + (truck + pan)[..., None]))  # [B, n, w, D]
+        return (row[:, :, :, None] + column[:, :, None]).flatten(1, 3)
+
+    def _waves(self, place: Tensor) -> Tensor:
+        octaves = 2.0 ** torch.arange(self.num_frequencies, dtype=torch.float32, device=place.device)
+        phases = place[..., None] * octaves * (math.pi / 4)
+        return torch.cat([phases.sin(), phases.cos()], dim=-1).to(self.row.weight.dtype)
+
+
+def camera_displacement(camera: Tensor, times: Tensor, kinds: Tensor) -> Tensor:
+    """How far the camera has gone at the time of each frame: the integral of its moves from the start of the clip.
+
+    Args:
+        camera: [B, n, camera_dim], moves first, per second of a standard command; of guides and references ignored.
+        times: [n] seconds, video frames first and ascending.
+        kinds: [n] int.
+
+    Returns:
+        [B, n, 6] float32, in seconds of a standard command; 0 for the first frame and for references.
+    """
+    times = times.float()
+    is_video = (kinds <= KIND_VIDEO).float()
+    moves = camera[..., :NUM_CAMERA_MOVES].float()
+    start = torch.cat([times[:1], times[:-1]])
+    length = (times - start) * is_video  # of the step that ends at each video frame
+    mean = (moves + torch.cat([moves[:, :1], moves[:, :-1]], dim=1)) / 2  # [B, n, 6] over that step
+    covered = torch.minimum((times[:, None] - start[None]).clamp_min(0), length[None])  # [n, n]
+    covered = covered * (kinds < KIND_REFERENCE_1)[:, None]
+    return torch.einsum("mk,bkc->bmc", covered, mean)
+
+
+def pool_text(text: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the real tokens, [B, S, D] and [B, S] bool -> [B, D]; 0 where there is none."""
+    weight = mask.to(text.dtype)[..., None]
+    return (text * weight).sum(1) / weight.sum(1).clamp_min(1)
 
 
 def timestep_features(timestep: Tensor, num_frequencies: int, max_period: float = 10_000.0) -> Tensor:

@@ -54,7 +54,7 @@ class TextEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     @register_to_config
     def __init__(
-        self, vocab_size: int = 1024, width: int = 128, num_heads: int = 2, num_layers: int = 2, hidden: int = 288
+        self, vocab_size: int = 1024, width: int = 128, num_heads: int = 2, num_layers: int = 2, hidden: int = 280
     ):
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, width)

@@ -26,7 +26,14 @@ from diffusers.utils import BaseOutput
 from einops import rearrange
 from torch import Tensor, nn
 
-from videogen.models.embeddings import FrameEmbedding, frame_visibility, rotary_tables
+from videogen.models.embeddings import (
+    FrameEmbedding,
+    TokenPosition,
+    camera_displacement,
+    frame_visibility,
+    pool_text,
+    rotary_tables,
+)
 from videogen_kernels import moe
 from videogen_kernels.mixers import cross_mixer, linear_mixer, softmax_mixer
 from videogen_kernels.modulated_norm import gated_residual, modulated_norm, rms_norm
@@ -317,7 +324,8 @@ class VideoTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         super().__init__()
         _check_layers(mixers, feed_forwards, cross_attention_layers)
         self.proj_in = nn.Linear(latent_channels * patch_size**2, width)
-        self.frame_embedding = FrameEmbedding(width, camera_dim)
+        self.token_position = TokenPosition(width)
+        self.frame_embedding = FrameEmbedding(width, camera_dim, text_width)
         self.to_modulation = nn.Linear(width, 6 * width)
         self.blocks = nn.ModuleList(
             Block(
@@ -407,10 +415,12 @@ class VideoTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         dtype = self.proj_in.weight.dtype  # of the residual stream; under autocast this is float32
 
         x = rearrange(hidden_states, "b c n (h p) (w q) -> b (n h w) (c p q)", p=patch, q=patch)
-        x = self.proj_in(x.to(dtype)).to(dtype)  # [B, L, D]
-        temb = F.silu(self.frame_embedding(timestep, frame_kinds, camera))  # [B, n, D]
-        modulation = self.to_modulation(temb).to(dtype).unflatten(-1, (6, -1))  # [B, n, 6, D]
+        displacement = camera_displacement(camera, frame_times, frame_kinds)  # [B, n, 6]
+        x = (self.proj_in(x.to(dtype)) + self.token_position(displacement, h, w)).to(dtype)  # [B, L, D]
         text = encoder_hidden_states.to(dtype)
+        pooled = pool_text(text, encoder_attention_mask)
+        temb = F.silu(self.frame_embedding(timestep, frame_times, frame_kinds, camera, displacement, pooled))
+        modulation = self.to_modulation(temb).to(dtype).unflatten(-1, (6, -1))  # [B, n, 6, D]
         losses: list[tuple[Tensor, Tensor]] | None = [] if return_router_losses else None
         for block in self.blocks:
             x = block(x, modulation, text, encoder_attention_mask, cos, sin, (n, h, w), visible, losses)

@@ -28,6 +28,11 @@ from videogen.data.device import to_device
 from videogen.training.config import DataConfig, TrainConfig
 from videogen.training.latent_cache import LatentCache, guide_frames
 
+FUNCTION_WORDS = frozenset(
+    ["a", "an", "the", "in", "on", "at", "by", "to", "of", "is", "and", "under", "during", "among"]
+)
+"""English words that a loosened caption may lose."""
+
 TWO_SUBJECTS_SHARE = 0.35
 """Of the micro-batches with references, where clips show two actors."""
 
@@ -268,6 +273,8 @@ class BatchDrawer:
         elif task == "subject":
             for number, actor in enumerate(spec.actors, 1):
                 text = name_the_subject(text, actor.name, language, number)
+        if chooser.random() < data.loose_caption_share:
+            text = loosen(text, chooser, language)
         told = by_vector and spec.camera_told and task != "image"
         return text, spec.camera if told else ()
 
@@ -358,6 +365,28 @@ def _camera_of(
         return torch.zeros(num_latent_frames, CAMERA_DIM)
     # The window is a clip of its own: its first latent stands for its first frame alone, wherever that lies.
     return pool_camera(camera_frame_vectors(segments, num_frames + skipped)[skipped:], scale_factor_temporal)
+
+
+def loosen(caption: str, chooser: random.Random, language: str) -> str:
+    """A caption as hurried people write it: clauses in another order, other marks between them, small words missing.
+
+    The grammar's few word orders would otherwise be learnt as such, and a prompt in another order be misread.
+    """
+    comma, space = (",", "") if language == "zh" else (",", " ")
+    clauses = [clause.strip() for clause in caption.split(comma)]
+    chooser.shuffle(clauses)
+    if language == "zh":
+        clauses = [re.sub("一个|的|在", lambda m: "" if chooser.random() < 0.3 else m[0], clause) for clause in clauses]
+    else:
+        split = [clause.split() for clause in clauses]
+        kept = [[w for w in words[:-1] if w not in FUNCTION_WORDS or chooser.random() > 0.3] for words in split]
+        clauses = [" ".join(short + words[-1:]) for short, words in zip(kept, split, strict=True)]
+    text = ""
+    for clause in filter(None, clauses):
+        text += (
+            chooser.choice((comma, comma, ":", "。" if language == "zh" else " and")) + space if text else ""
+        ) + clause
+    return text
 
 
 def name_the_subject(caption: str, actor: str, language: str, number: int = 0) -> str:

@@ -40,6 +40,7 @@ class DataConfig(Section):
         mid_clip_share: share of clips that also get a window cut from mid-clip (task "extend").
         chinese_share: share of Chinese captions (Stage).
         camera_vector_share: share of clips whose camera move is told by vector instead of words (Stage).
+        loose_caption_share: share of captions with clauses in any order and small words left out (Stage).
         caption_dropout: share of clips trained without text and camera, for guidance.
     """
 
@@ -62,6 +63,7 @@ class DataConfig(Section):
     mid_clip_share: float = Field(default=0.25, ge=0, le=1)
     chinese_share: float = Field(default=0.25, ge=0, le=1)
     camera_vector_share: float = Field(default=0.5, ge=0, le=1)
+    loose_caption_share: float = Field(default=0.0, ge=0, le=1)
     caption_dropout: float = Field(default=0.12, ge=0, le=1)
 
     @model_validator(mode="after")
@@ -89,6 +91,7 @@ class FlowConfig(Section):
     tail: float = Field(default=0.1, ge=0, le=1)
     shift: float = Field(default=1.0, gt=0)
     contrastive_weight: float = Field(default=0.0, ge=0)
+    temporal_weight: float = Field(default=0.0, ge=0)
 
 
 class OptimizerConfig(Section):

@@ -18,7 +18,19 @@ from torch import Tensor, nn
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Quintic coefficients of the iteration: they maximise the slope at zero and leave singular values near 1."""
 
-ADAMW_NAMES = ("embed", "norm", "router", "head", "table", "modulation", "bias", "proj_out", "proj_in", "patch")
+ADAMW_NAMES = (
+    "embed",
+    "norm",
+    "router",
+    "head",
+    "table",
+    "modulation",
+    "bias",
+    "proj_out",
+    "proj_in",
+    "patch",
+    "position",
+)
 """A matrix whose name contains one of these is no hidden matrix and goes to AdamW."""
 
 

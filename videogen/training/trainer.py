@@ -225,7 +225,15 @@ class Trainer:
         weight = self.config.router.balance_loss_weight if self.model.training else 0.0
         velocity, balance = self.wrapped(noisy, timestep, ids, mask, frames, weight > 0)
         target = velocity_target(sample, noise, sigmas, MIN_SIGMA)
-        loss, per_item = flow_matching_loss(velocity, target, frames.known, self.config.flow.contrastive_weight)
+        flow = self.config.flow
+        loss, per_item = flow_matching_loss(
+            velocity,
+            target,
+            frames.known,
+            flow.contrastive_weight,
+            flow.temporal_weight,
+            frames.num_video_frames,
+        )
         return loss if balance is None else loss + weight * balance, per_item
 
     def train_step(self, meter: LossMeter, time_scale: float = 1.0) -> tuple[Tensor, Tensor]:
