@@ -189,6 +189,18 @@ def test_init_from_starts_anew_with_given_weights(ground, whole_run):
     assert (ground / "continued" / "weights" / "transformer" / "config.json").is_file()
 
 
+def test_a_resumed_run_reads_text_as_the_weights_it_began_with(ground, whole_run):
+    given = ground / "given"
+    shutil.copytree(whole_run[0] / "weights", given)
+    file = given / "tokenizer" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["merges"][-3:] = [[3, 4], [5, 6], [7, 8]]  # pairs of bytes that no caption has
+    file.write_text(json.dumps(content))
+    Trainer(_config(ground, ground / "from_given", schedule={"num_steps": 1}), init_from=str(given)).run()
+    resumed = Trainer(_config(ground, ground / "from_given", schedule={"num_steps": 2}), resume=True)
+    assert [list(merge) for merge in resumed.text_tokenizer.merges] == content["merges"]
+
+
 def test_time_limit_stops_with_a_checkpoint(ground):
     trainer, reason = train(_config(ground, ground / "limited"), box=TimeBox(1e-9))
     assert reason == "time limit"

@@ -173,10 +173,12 @@ class Trainer:
         from videogen.models.text_tokenizer import BytePairTokenizer
 
         saved = self.folder / "tokenizer"
-        if init_from:
-            return BytePairTokenizer.from_pretrained(str(Path(init_from) / "tokenizer"))
         if self.accelerator.is_main_process and not (saved / ".complete").is_file():
-            BytePairTokenizer.train(caption_corpus(config), config.text.vocab_size).save_pretrained(str(saved))
+            if init_from:  # kept in the run's folder: a resumed run must read text as the weights learnt to
+                tokenizer = BytePairTokenizer.from_pretrained(str(Path(init_from) / "tokenizer"))
+            else:
+                tokenizer = BytePairTokenizer.train(caption_corpus(config), config.text.vocab_size)
+            tokenizer.save_pretrained(str(saved))
             (saved / ".complete").touch()
         self.accelerator.wait_for_everyone()
         return BytePairTokenizer.from_pretrained(str(saved))
