@@ -11,10 +11,11 @@ Positions and sizes are in screen units: the frame is 2 high, (0, 0) its centre,
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from videogen.data.stage.actors import load_sprite
+from videogen.evaluation.stage.blends import shown_by_second
 
 TINTS = ((1.0, 1.0, 1.0), (1.0, 0.84, 0.72), (0.62, 0.68, 0.88))  # day, sunset, night, as the renderer lights actors
 _MIXED_TINTS = (*TINTS, (0.87, 0.89, 0.96), (0.75, 0.79, 0.92))  # and while night falls
@@ -39,6 +41,7 @@ _SURE = (
 )  # a track begins and ends with this share of its best score; one may come in where another seemed to be
 _OFF_LINE = 0.08  # a jump off the line through the frames before, in `half`
 _PREFERENCE = 0.12  # how much worse the pose on that line may be
+_SHIFTS = (-0.12, 0.0, 0.12)  # of the second sprite of a blend against the first: x and y in `half`, and log size
 _SOFTNESS = 3
 _VISIBLE = 0.4  # share of the sprite that must lie inside the frame to be judged
 
@@ -55,6 +58,7 @@ class ActorTrack:
         evidence: Share of the square's variance that the sprite explains, at most 1.
         rival: Best other template.
         rival_score: Concordance of `rival` at the same place.
+        mixed: What another sprite, the same in all frames, explains of what the template leaves over: 0 for a single actor, most of 1 for a blend.
     """
 
     name: str
@@ -67,6 +71,7 @@ class ActorTrack:
     evidence: np.ndarray
     rival: str
     rival_score: np.ndarray
+    mixed: np.ndarray
 
     @property
     def visible(self) -> np.ndarray:
@@ -90,10 +95,21 @@ class ActorBank:
         self.templates_of = [torch.nonzero(self.owner == index)[:, 0] for index in range(len(self.names))]
         premultiplied = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], 1)
         self.fine = {g: _statistics(F.interpolate(premultiplied, (g, g), mode="area")) for g in (_CLIMB_GRID, _GRID)}
+        self.pictures = F.interpolate(premultiplied, (_GRID, _GRID), mode="area")
         self.coarse = {d: _statistics(F.interpolate(premultiplied, (d, d), mode="area")) for d in _DIAMETERS}
         # The coarse search takes every fourth picture of an animation.
         self.first = torch.cat([templates[::4] for templates in self.templates_of])
         self.first_of = [torch.nonzero(self.owner[self.first] == index)[:, 0] for index in range(len(self.names))]
+
+    @cached_property
+    def shifted(self) -> Tensor:
+        """The templates at slightly other places and sizes, premultiplied: [T, shifts, 4, G*G]."""
+        placed = []
+        for x, y, size in itertools.product(_SHIFTS, _SHIFTS, _SHIFTS):
+            points = (_grid_points(_GRID) - torch.tensor([x, y])) / math.exp(size)
+            grid = points.view(1, _GRID, _GRID, 2).expand(len(self.pictures), -1, -1, -1)
+            placed.append(F.grid_sample(self.pictures, grid, align_corners=False))
+        return torch.stack(placed, 1).flatten(3)
 
     def search(
         self, frames: Tensor, templates: Tensor, halves: tuple[float, float] = (0.0, math.inf)
@@ -480,7 +496,7 @@ def _track(bank: ActorBank, name: int, poses: Tensor, score: Tensor) -> ActorTra
     scores = np.where((score > -2).numpy(), score.double().numpy(), np.nan)
     nothing = np.full(len(scores), np.nan)
     x, y, half, angle = values.T
-    return ActorTrack(bank.names[name], x, y, half, angle, scores, nothing, nothing, "", nothing)
+    return ActorTrack(bank.names[name], x, y, half, angle, scores, nothing, nothing, "", nothing, nothing)
 
 
 def _follow_turning(bank: ActorBank, lit: Tensor, track: ActorTrack) -> ActorTrack:
@@ -530,7 +546,7 @@ def _polished(bank: ActorBank, lit: Tensor, track: ActorTrack) -> ActorTrack:
 def _with_rivals(bank: ActorBank, video: Tensor, track: ActorTrack) -> ActorTrack:
     """Compares all templates at the found poses, under the tint that fits each frame best."""
     own = bank.names.index(track.name)
-    score, gain, evidence = (np.full_like(track.score, np.nan) for _ in range(3))
+    score, gain, evidence, mixed = (np.full_like(track.score, np.nan) for _ in range(4))
     others = np.full((len(score), len(bank.names)), np.nan)
     seen = np.flatnonzero(track.visible)
     if len(seen):
@@ -553,11 +569,32 @@ def _with_rivals(bank: ActorBank, video: Tensor, track: ActorTrack) -> ActorTrac
         names.scatter_reduce_(1, bank.owner.expand(len(images), -1), values.amax(1), "amax")
         names[:, own] = -1.0
         others[seen[few]] = names.numpy()
+        mixed[seen[few]] = _mixed(bank, images, poses[few], own, bank.templates_of[own][template[few]]).numpy()
     mean = np.nanmean(others, 0) if len(seen) else np.zeros(len(bank.names))
     rival = int(np.argmax(mean))
     return replace(
-        track, score=score, gain=gain, evidence=evidence, rival=bank.names[rival], rival_score=others[:, rival]
+        track,
+        score=score,
+        gain=gain,
+        evidence=evidence,
+        rival=bank.names[rival],
+        rival_score=others[:, rival],
+        mixed=mixed,
     )
+
+
+def _mixed(bank: ActorBank, images: Tensor, poses: Tensor, own: int, templates: Tensor) -> Tensor:
+    """What the best other sprite explains of what each frame's template leaves over, [n]; see `ActorTrack.mixed`."""
+    values, inside = _sampled(images, poses[:, None], _GRID)  # [n, 3, 1, G*G], [n, 1, G*G]
+    pictures = bank.pictures[templates].flatten(2)
+    alpha = pictures[:, 3]
+    sprites = pictures[:, :3] / alpha[:, None].clamp(min=1e-3)
+    shown = shown_by_second(values[:, :, 0], alpha**_SOFTNESS * inside[:, 0], sprites, bank.shifted.flatten(0, 1))
+    best = shown.unflatten(1, (len(bank.owner), -1)).amax(2)  # [n, T]
+    by_name = torch.zeros(len(images), len(bank.names))
+    by_name.scatter_reduce_(1, bank.owner.expand(len(images), -1), best, "amax")
+    by_name[:, own] = 0.0
+    return by_name[:, by_name.mean(0).argmax()]
 
 
 def _trimmed(track: ActorTrack, share: float) -> ActorTrack:
@@ -584,6 +621,7 @@ def _trimmed(track: ActorTrack, share: float) -> ActorTrack:
         evidence=kept(track.evidence),
         rival=track.rival,
         rival_score=kept(track.rival_score),
+        mixed=kept(track.mixed),
     )
 
 

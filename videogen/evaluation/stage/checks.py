@@ -19,12 +19,16 @@ from videogen.evaluation.stage.scenery import Scenery, recognise
 _MEAN_SCORE, _LEAST_SCORE = 0.76, 0.5  # concordance over the clip, and of the second worst frame
 _SCORE_AND_GAIN = 1.1  # mean concordance plus half the contrast: a ghost has little of both
 _MARGIN = 0.12  # before the next best actor
+# What another sprite may explain of the rest: at most 0.13 in the tokenizer's reconstructions, 0.3 and more in blends that the rules above let pass.
+_MIXED = 0.18
 _GAIN = (0.5, 1.6)  # contrast relative to the sprite
 _WINDOW = 3  # frames; a single bad frame is forgiven, a window of them is not
 _LOST, _LOST_AFTER_A_JUMP = 0.75, 0.88  # worst window's concordance relative to the best one's
+_STRIDE = 0.75  # the longest way of an actor in one frame, in `half`
 _JUMP, _JUMP_IN_SIZE = 0.85, 0.3  # between windows: way in `half`, and log ratio of sizes; a true actor jumps less
 _SECOND_SCORE, _SECOND_EVIDENCE = 0.8, 0.2
 _SKY, _IN_THE_SKY = -0.35, 0.86  # so high up a second actor must match better than the moon matches a penguin
+_BRIGHT = 1.1  # and a first one, if it has so much contrast: the moon outshines a penguin
 _SCENE_DISTANCE, _SCENE_RATIO = 2.6, 0.8  # nearest scene's prototypes; relative to the next scene's
 _RATE = (0.4, 2.0)  # a camera command's speed relative to the standard one; less is no move
 _KEPT_IN_PLACE = 0.3  # an actor's speed on the screen relative to that in its world, at most, for a tracking shot
@@ -139,13 +143,13 @@ def _recognised(track: ActorTrack, second: bool, aspect: float) -> bool:
     # Thin or finely patterned sprites match less well; they may, if nothing else comes near and they stand out.
     clear = margin > 0.25 and evidence > (0.5 if second else 0.35) and contrast > 0.78
     least = (0.74 if clear else _SECOND_SCORE) if second else (0.68 if clear else _MEAN_SCORE)
-    if mean < least or score[1] < _LEAST_SCORE or margin < _MARGIN:
+    if mean < least or score[1] < _LEAST_SCORE or margin < _MARGIN or np.nanmean(track.mixed) > _MIXED:
         return False
     if not _GAIN[0] < contrast < _GAIN[1] or gain[1] < 0.75 * contrast or mean + contrast / 2 < _SCORE_AND_GAIN:
         return False
     if second and (evidence < _SECOND_EVIDENCE or np.median(track.half[seen]) < SECOND_HALF):
         return False
-    if second and np.median(track.y[seen]) < _SKY and mean < _IN_THE_SKY:
+    if (second or contrast > _BRIGHT) and np.median(track.y[seen]) < _SKY and mean < _IN_THE_SKY:
         return False
     return not (_vanishes(track, aspect) or _is_lost(track))
 
@@ -159,8 +163,11 @@ def _vanishes(track: ActorTrack, aspect: float) -> bool:
             if not 0 <= gone < len(seen) or seen[gone]:
                 continue
             x, y, half = track.x[frame], track.y[frame], track.half[frame]
-            if 0 <= known < len(seen) and seen[known]:  # where it was heading
-                x, y = 2 * x - track.x[known], 2 * y - track.y[known]
+            if 0 <= known < len(seen) and seen[known]:
+                way_x, way_y = x - track.x[known], y - track.y[known]
+                # Where it was heading; further is no movement but another place.
+                if np.hypot(way_x, way_y) < _STRIDE * half:
+                    x, y = x + way_x, y + way_y
             if abs(x) < aspect - 0.5 * half and abs(y) < 1 - 0.5 * half:
                 return True
     return False
