@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from triton_tools import DEVICE, assert_as_exact_as_pytorch, memory_full_of_nan, needs_triton, normal
+from triton_tools import DEVICE, HALF_DTYPES, assert_as_exact_as_pytorch, memory_full_of_nan, needs_triton, normal
 
 from videogen_kernels.backends import chosen_backends
 from videogen_kernels.linear_attention import (
@@ -101,7 +101,7 @@ def test_half_precision_is_as_exact_as_pytorch_and_the_state_stays_float32(mode)
         return run(function, "reference", block_size)(*leaves)[0]
 
     leaves = make_leaves(1, 90, 2, 32, 16, state=False)
-    for dtype in (torch.float16, torch.bfloat16):
+    for dtype in HALF_DTYPES:
         assert_as_exact_as_pytorch(kernel, reference, leaves, dtype, plain, low=(0, 1, 2, 4, 5))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from triton_tools import DEVICE, assert_as_exact_as_pytorch, memory_full_of_nan, needs_triton, normal
+from triton_tools import DEVICE, HALF_DTYPES, assert_as_exact_as_pytorch, memory_full_of_nan, needs_triton, normal
 
 from videogen_kernels import moe
 from videogen_kernels.backends import chosen_backends
@@ -57,8 +57,7 @@ def test_widths_that_fill_no_tile_and_other_numbers_of_experts(width, hidden, nu
 def test_half_precision_is_as_exact_as_pytorch():
     indices = make_indices(90)
     kernel, reference = run(indices, "triton"), run(indices, "reference")
-    # bfloat16 products are wrong in the interpreter
-    for dtype in (torch.float16, torch.bfloat16) if DEVICE == "cuda" else (torch.float16,):
+    for dtype in HALF_DTYPES:
         assert_as_exact_as_pytorch(kernel, reference, make_leaves(90, 32, 48), dtype, low=(0, 1, 2))
 
 
@@ -83,7 +82,7 @@ def test_non_contiguous_and_without_gradients():
 
 @pytest.mark.parametrize("shape", [(1, 2), (3, 7, 10), (500, 6)])
 def test_swiglu(shape):
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+    for dtype in (torch.float32, *HALF_DTYPES):
         assert_as_exact_as_pytorch(
             lambda x: moe.swiglu(x, backend="triton"),
             lambda x: moe.swiglu(x, backend="reference"),

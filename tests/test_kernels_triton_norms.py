@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from triton_tools import DEVICE, assert_as_exact_as_pytorch, memory_full_of_nan, needs_triton, normal
+from triton_tools import DEVICE, HALF_DTYPES, assert_as_exact_as_pytorch, memory_full_of_nan, needs_triton, normal
 
 from videogen_kernels.backends import chosen_backends
 from videogen_kernels.mixers import linear_mixer, softmax_mixer
@@ -12,8 +12,6 @@ from videogen_kernels.modulated_norm import gated_residual, modulated_norm, rms_
 from videogen_kernels.rotary import gated_head_norm, head_norm, norm_rotary, norm_rotary_positive, rotary
 
 pytestmark = needs_triton
-
-DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
 def backends(function, **settings):
@@ -43,12 +41,12 @@ def test_modulated_norm_and_residual(frames, tokens, width):
     assert_as_exact_as_pytorch(*backends(gated_residual), (x, branch, scale), torch.float32)
 
 
-@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("dtype", HALF_DTYPES, ids=str)
 def test_norm_and_residual_in_half_precision(dtype):
     x, branch, scale, shift = normal(2, 30, 40), normal(2, 30, 40, seed=1), normal(2, 3, 40), normal(2, 3, 40, seed=1)
     assert_as_exact_as_pytorch(*backends(modulated_norm), (x, scale, shift), dtype, low=(0,))
     assert_as_exact_as_pytorch(*backends(gated_residual), (x, branch, scale), dtype, low=(1,))
-    for result in (torch.float32, torch.float16, torch.bfloat16):
+    for result in (torch.float32, *HALF_DTYPES):
         ours, theirs = (call(x.to(dtype), scale, shift) for call in backends(modulated_norm, dtype=result))
         assert ours.dtype == theirs.dtype == result
         torch.testing.assert_close(ours, theirs)
@@ -77,7 +75,7 @@ def test_head_norms_and_rotary(length, width):
     assert chosen_backends()["norm_rotary_positive"] == "triton"
 
 
-@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("dtype", HALF_DTYPES, ids=str)
 def test_head_norms_and_rotary_in_half_precision(dtype):
     x, weight, gate = normal(2, 20, 3, 16), positive(16), normal(2, 20, 3, 16, seed=1)
     cos, sin = tables(20, 16)

@@ -13,6 +13,9 @@ from torch import Tensor
 #: Compiled where there is a GPU, else in the interpreter (see conftest.py).
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
+#: The interpreter multiplies bfloat16 wrongly and cuts it off where a GPU rounds.
+HALF_DTYPES = (torch.float16, torch.bfloat16) if DEVICE == "cuda" else (torch.float16,)
+
 needs_triton = pytest.mark.skipif(
     find_spec("triton") is None, reason="triton is not installed (pip install 'videogen-moe[cuda]')"
 )
