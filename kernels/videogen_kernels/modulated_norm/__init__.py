@@ -57,8 +57,8 @@ def modulated_norm(
         TypeError: an `x` that is not of a floating dtype.
     """
     check_backend("modulated_norm", backend, ("reference", "native", "triton"))
+    _check_x(x, "[B, L, D]")
     _check_frames("scale", x, scale)
-    _check_frames("shift", x, shift)
     if shift.shape != scale.shape:
         raise ValueError(f"`shift` must have the shape of `scale` {list(scale.shape)}, got {list(shift.shape)}.")
     if weight is not None:
@@ -129,6 +129,7 @@ def gated_residual(x: Tensor, branch: Tensor, gate: Tensor, backend: Backend = "
         TypeError: an `x` that is not of a floating dtype.
     """
     check_backend("gated_residual", backend, ("reference", "native", "triton"))
+    _check_x(x, "[B, L, D]")
     _check_frames("gate", x, gate)
     if branch.shape != x.shape:
         raise ValueError(f"`branch` must have the shape of `x` {list(x.shape)}, got {list(branch.shape)}.")
@@ -162,7 +163,6 @@ def _check_weight(x: Tensor, weight: Tensor) -> None:
 
 
 def _check_frames(name: str, x: Tensor, per_frame: Tensor) -> None:
-    _check_x(x, "[B, L, D]")
     same = per_frame.ndim == 3 and per_frame.shape[0] == x.shape[0] and per_frame.shape[2] == x.shape[2]
     if not same or per_frame.shape[1] == 0 or x.shape[1] % per_frame.shape[1]:
         raise ValueError(
