@@ -1,9 +1,14 @@
 """Softmax attention: against a plain formula, masks, windows of frames, gradients."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from videogen_kernels.attention import attention, windowed_attention
+from videogen_kernels.attention.fused import packed_keys
+from videogen_kernels.backends import chosen_backends
 
 
 def make_inputs(length=9, keys=7, heads=2, key_width=8, value_width=6, dtype=torch.float64):
@@ -59,6 +64,63 @@ def test_windowed_equals_the_masked_formula(tokens_per_frame):
     torch.testing.assert_close(windowed_attention(query, key, value, visible), expected)
 
 
+@pytest.mark.parametrize("tokens_per_frame", [30, 64, 200])
+def test_flex_equals_the_groups_of_frames(tokens_per_frame):
+    """Blocks of 128 tokens that hold many frames, whole frames, and parts of one; with a first frame that all see."""
+    index = torch.arange(6)
+    visible = (index[:, None] - index).abs() <= 1
+    visible[:, 0] = True
+    visible[4] = False
+    length = 6 * tokens_per_frame
+    query, key, value = make_inputs(length, length, heads=1, key_width=16, value_width=16, dtype=torch.float32)
+    expected = windowed_attention(query, key, value, visible, backend="reference")
+    torch.testing.assert_close(windowed_attention(query, key, value, visible, backend="flex"), expected)
+    assert chosen_backends()["windowed_attention"] == "flex"
+
+
+@pytest.mark.parametrize("keys", [7, 300])
+def test_flex_equals_the_reference_for_texts_of_varying_length(keys):
+    query, key, value = make_inputs(9, keys, key_width=16, value_width=16, dtype=torch.float32)
+    mask = torch.arange(keys) < torch.tensor([keys // 2, 0])[:, None]
+    for given in (None, mask, mask.flip(1)):
+        expected = attention(query, key, value, given, backend="reference")
+        torch.testing.assert_close(attention(query, key, value, given, backend="flex"), expected)
+
+
+@pytest.mark.skipif(
+    find_spec("xformers") is None, reason="xformers is not installed (pip install 'videogen-moe[cuda]')"
+)
+def test_xformers_packs_what_sdpa_masks():
+    """Its kernels need a GPU; what they are given, its mask written out, is compared with SDPA here."""
+    query, key, value = make_inputs(9, 7, dtype=torch.float32)
+    key_mask = torch.tensor([[True, False, True, True, False, False, False], [False, True] * 3 + [True]])
+    *packed, mask = packed_keys(query, key, value, key_mask)
+    written_out = mask.materialize((1, 18, int(key_mask.sum())))
+    out = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in packed), attn_mask=written_out[:, None])
+    expected = attention(query, key, value, key_mask, backend="sdpa")
+    torch.testing.assert_close(out.transpose(1, 2).view_as(expected), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("backend", ["xformers", "flex"])
+def test_on_a_gpu_all_backends_agree(backend):
+    if backend == "xformers":
+        pytest.importorskip("xformers")
+    query, key, value = (t.cuda().half() for t in make_inputs(300, 77, key_width=64, value_width=64))
+    mask = torch.arange(77, device="cuda") < torch.tensor([50, 3], device="cuda")[:, None]
+    expected = attention(query, key, value, mask, backend="sdpa")
+    torch.testing.assert_close(attention(query, key, value, mask, backend=backend), expected, atol=2e-3, rtol=2e-2)
+
+
+def test_dtypes_that_differ_are_named():
+    query, key, value = make_inputs()
+    with pytest.raises(TypeError, match=r"`value` must have the dtype of `query` torch\.float64, got torch\.float32"):
+        attention(query, key, value.float())
+    with pytest.raises(TypeError, match="`query` must be of a floating dtype"):
+        attention(query.int(), key.int(), value.int())
+
+
 def test_frames_outside_the_window_change_nothing_bit_for_bit():
     query, key, value = make_inputs(20, 20, dtype=torch.float32)
     index = torch.arange(5)
@@ -94,10 +156,16 @@ def test_non_contiguous_and_bfloat16():
         (lambda q, k, v: attention(q[:, :0], k, v), "at least one token"),
         (lambda q, k, v: attention(q, k, v, torch.ones(2, 3, dtype=torch.bool)), "`key_mask` must be"),
         (lambda q, k, v: attention(q, k, v, torch.ones(2, 7)), "boolean"),
-        (lambda q, k, v: attention(q, k, v, backend="xformers"), "xformers"),
+        (lambda q, k, v: attention(q, k, v, backend="xformers"), "'xformers' of attention needs .*; use 'auto'"),
+        (
+            lambda q, k, v: attention(q, k, v, backend="triton"),
+            "one of 'auto', 'reference', 'sdpa', 'xformers', 'flex'",
+        ),
+        (lambda q, k, v: windowed_attention(q, k, v, torch.ones(1, 1)), "and boolean"),
+        (lambda q, k, v: windowed_attention(q, k, v, torch.ones(0, 0, dtype=torch.bool)), "`visible` must be"),
         (lambda q, k, v: windowed_attention(q, k, v, torch.ones(2, 2, dtype=torch.bool)), "multiple of n"),
     ],
-    ids=["value", "no_tokens", "mask_shape", "mask_dtype", "backend", "frames"],
+    ids=["value", "no_tokens", "mask_shape", "mask_dtype", "xformers", "backend", "visible", "no_frames", "frames"],
 )
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):

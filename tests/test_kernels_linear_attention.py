@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from videogen_kernels.backends import chosen_backends
 from videogen_kernels.linear_attention import (
+    LinearAttentionState,
     linear_attention,
     linear_attention_block_causal,
     linear_attention_recurrent,
@@ -63,6 +65,44 @@ def test_recurrent_equals_blocks_of_one_token_and_carries_its_state():
     torch.testing.assert_close(torch.cat([first, second], 1), expected)
 
 
+@pytest.mark.parametrize("block_size", [None, 5, 1], ids=["bidirectional", "blocks", "recurrent"])
+def test_packed_sequences_equal_single_ones_and_their_quadratic_form(block_size):
+    bounds = torch.tensor([0, 3, 3, 20, 30])
+    inputs = make_inputs(batch=1, length=30)
+    state = LinearAttentionState(torch.rand(4, 2, 6, 5).double(), torch.rand(4, 2, 6).double())
+
+    def run(inputs, state, **settings):
+        names = dict(zip(("query", "key", "value", "gate", "query_den", "key_den"), inputs, strict=True))
+        if block_size is None:
+            return linear_attention(**names, initial_state=state, return_state=True, **settings)
+        if block_size == 1:
+            return linear_attention_recurrent(**names, initial_state=state, return_state=True, **settings)
+        return linear_attention_block_causal(
+            **names, block_size=block_size, initial_state=state, return_state=True, **settings
+        )
+
+    expected = linear_attention_quadratic(*inputs, block_size, bounds)
+    torch.testing.assert_close(run(inputs, None, cu_seqlens=bounds)[0], expected)
+    out, final = run(inputs, state, cu_seqlens=bounds)
+    for i, (start, end) in enumerate(((0, 3), (3, 3), (3, 20), (20, 30))):
+        own = LinearAttentionState(state.key_value[i : i + 1], state.key_sum[i : i + 1])
+        if start == end:  # nothing was written
+            assert torch.equal(final.key_value[i : i + 1], own.key_value)
+            continue
+        alone, after = run([t[:, start:end] for t in inputs], own)
+        torch.testing.assert_close(out[:, start:end], alone)
+        torch.testing.assert_close(final.key_value[i : i + 1], after.key_value)
+        torch.testing.assert_close(final.key_sum[i : i + 1], after.key_sum)
+
+
+def test_mixed_precisions_are_widened_to_the_widest():
+    inputs = make_inputs()
+    mixed = [inputs[0], *(t.float() for t in inputs[1:])]
+    out = linear_attention(*mixed)
+    assert out.dtype == torch.float32  # that of value
+    torch.testing.assert_close(out, linear_attention(*inputs).float())
+
+
 def test_gradients_are_right():
     inputs = [t.requires_grad_() for t in make_inputs(batch=1, length=5, heads=2, key_width=3, value_width=2)]
     assert torch.autograd.gradcheck(linear_attention, inputs)
@@ -97,8 +137,11 @@ def test_non_contiguous_inputs_and_bfloat16_with_float32_state():
     [
         ({"value": (0, 3, slice(None), slice(None))}, "`value` must be"),
         ({"gate": (slice(1),)}, "`gate` must be"),
-        ({"backend": "triton"}, "Triton kernel is not part of this version"),
-        ({"backend": "magic"}, "no such backend"),
+        (
+            {"backend": "triton"},
+            "`backend` 'triton' of linear_attention needs .*; use 'auto'",
+        ),  # float64, or not installed
+        ({"backend": "magic"}, "one of 'auto', 'reference', 'triton', got 'magic'"),
         ({"query_den": None}, "must be given together"),
         ({"length": 0}, "at least one token"),
     ],
@@ -116,3 +159,44 @@ def test_bad_input_is_named(change, message):
         arguments["backend"] = change["backend"]
     with pytest.raises(ValueError, match=message):
         linear_attention(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"value": torch.zeros(1, 4, 2, 5, dtype=torch.int64)}, TypeError, "`value` must be of a floating dtype"),
+        ({"cu_seqlens": torch.tensor([0, 3])}, ValueError, r"end with the 4 tokens of `query`, got \[0, 3\]"),
+        ({"cu_seqlens": torch.tensor([0, 3, 2, 4])}, ValueError, "never fall"),
+        ({"cu_seqlens": torch.tensor([0.0, 4.0])}, TypeError, "`cu_seqlens` must be int32 or int64"),
+        ({"cu_seqlens": torch.tensor([4])}, ValueError, r"`cu_seqlens` must be \[S \+ 1\]"),
+        ({"initial_state": LinearAttentionState(torch.zeros(1, 2, 6, 4), None)}, ValueError, "key_value` must be"),
+        ({"initial_state": LinearAttentionState(torch.zeros(1, 2, 6, 5), None)}, ValueError, "key_sum` must be given"),
+        (
+            {"initial_state": LinearAttentionState(torch.zeros(1, 2, 6, 5), torch.zeros(1, 2, 5))},
+            ValueError,
+            "key_sum` must be",
+        ),
+        (
+            {"initial_state": LinearAttentionState(torch.zeros(1, 2, 6, 5).half(), torch.zeros(1, 2, 6).half())},
+            TypeError,
+            "float32 or float64",
+        ),
+    ],
+)
+def test_bad_sequences_states_and_dtypes_are_named(changes, error, message):
+    names = ("query", "key", "value", "gate", "query_den", "key_den")
+    arguments = dict(zip(names, make_inputs(batch=1, length=4), strict=True)) | changes
+    with pytest.raises(error, match=message):
+        linear_attention(**arguments)
+    with pytest.raises(ValueError, match="`block_size` must be at least 1 token, got 0"):
+        linear_attention_block_causal(*make_inputs(length=4)[:3], block_size=0)
+
+
+def test_it_says_what_it_chose(caplog):
+    inputs = make_inputs(length=4)
+    linear_attention_recurrent(*inputs, backend="reference")
+    with caplog.at_level("DEBUG", logger="videogen_kernels.backends"):
+        linear_attention(*inputs)
+        linear_attention(*inputs)
+    assert chosen_backends()["linear_attention"] == "reference"
+    assert sum("linear_attention runs on" in message for message in caplog.messages) <= 1

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from videogen_kernels.modulated_norm import gated_residual, modulated_norm
-from videogen_kernels.rotary import gated_head_norm, head_norm, rotary
+from videogen_kernels.modulated_norm import gated_residual, modulated_norm, rms_norm
+from videogen_kernels.rotary import gated_head_norm, head_norm, norm_rotary, norm_rotary_positive, rotary
 
 
 def normal(*shape, dtype=torch.float64, seed=0):
@@ -77,6 +77,17 @@ def test_non_contiguous():
     torch.testing.assert_close(rotary(x, cos, sin), rotary(x.contiguous(), cos, sin))
 
 
+def test_fused_forms_equal_their_parts_and_have_right_gradients():
+    x, weight, angles = normal(2, 5, 3, 6).requires_grad_(), normal(6).requires_grad_(), normal(5, 3)
+    cos, sin = angles.cos(), angles.sin()
+    normed = head_norm(x, weight)
+    assert torch.equal(norm_rotary(x, weight, cos, sin), rotary(normed, cos, sin))
+    rotated, positive = norm_rotary_positive(x, weight, cos, sin, 0.5)
+    assert torch.equal(rotated, rotary(normed, cos, sin)) and torch.equal(positive, normed.relu() + 0.5)
+    assert torch.autograd.gradcheck(lambda *t: norm_rotary_positive(*t, cos, sin, 0.5), (x, weight))
+    assert norm_rotary(x.float(), weight.float(), cos, sin, dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
 def test_rotary_by_hand_keeps_lengths_and_depends_on_differences():
     x = torch.tensor([1.0, 0.0, 0.0, 2.0]).view(1, 1, 1, 4)
     quarter = torch.full((1, 2), torch.pi / 2)
@@ -105,3 +116,44 @@ def test_rotary_by_hand_keeps_lengths_and_depends_on_differences():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x, t: head_norm(x[:, :0], torch.ones(8)), ValueError, "`x` must be .* at least one token"),
+        (lambda x, t: head_norm(x.int(), torch.ones(8)), TypeError, "`x` must be of a floating dtype"),
+        (lambda x, t: rotary(x, t[0][:2], t[1]), ValueError, "`cos` and `sin` must be"),
+        (lambda x, t: norm_rotary_positive(x, torch.ones(8), *t, floor=-1.0), ValueError, "`floor` must be at least 0"),
+        (
+            lambda x, t: head_norm(x, torch.ones(8), backend="native"),
+            ValueError,
+            "one of 'auto', 'reference', 'triton'",
+        ),
+        (lambda x, t: gated_head_norm(x, torch.ones(8), x[:, :2]), ValueError, "`gate` must have the shape"),
+        (
+            lambda x, t: modulated_norm(x[:, :, 0], *(torch.ones(1, n, 8) for n in (3, 2))),
+            ValueError,
+            "`shift` must have the shape of `scale`",
+        ),
+        (
+            lambda x, t: modulated_norm(x[:, :, 0], *(torch.ones(1, 3, 8),) * 2, torch.ones(4)),
+            ValueError,
+            "`weight` must be",
+        ),
+        (
+            lambda x, t: gated_residual(x[:, :, 0], x[:, :2, 0], torch.ones(1, 3, 8)),
+            ValueError,
+            "`branch` must have the shape",
+        ),
+        (lambda x, t: rms_norm(x[:, :0], torch.ones(8)), ValueError, "`x` must be .* at least one token"),
+        (
+            lambda x, t: rms_norm(x.double(), torch.ones(8), backend="triton"),
+            ValueError,
+            "'triton' of rms_norm needs",
+        ),
+    ],
+)
+def test_bad_input_of_every_kind_is_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call(torch.ones(1, 6, 2, 8), (torch.ones(6, 4), torch.ones(6, 4)))

@@ -5,6 +5,7 @@ Shapes: B batch, L tokens, N heads, K key width, V value width.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -67,7 +68,7 @@ def linear_attention_block_causal_reference(
     """Block after block, each reading the state that includes itself."""
     outputs = []
     state = initial_state
-    for start in range(0, query.shape[1], block_size):
+    for start in range(0, max(query.shape[1], 1), block_size):  # no tokens: the state as it came
         block = slice(start, start + block_size)
         out, state = linear_attention_reference(
             query[:, block],
@@ -112,6 +113,43 @@ def linear_attention_recurrent_reference(
     return torch.stack(outputs, dim=1).to(value.dtype), LinearAttentionState(key_value, key_sum)
 
 
+def linear_attention_packed_reference(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    block_size: int | None,
+    gate: Tensor | None,
+    query_den: Tensor | None,
+    key_den: Tensor | None,
+    initial_state: LinearAttentionState | None,
+    cu_seqlens: Tensor,
+) -> tuple[Tensor, LinearAttentionState]:
+    """Sequence after sequence of one row; `block_size` None is bidirectional."""
+    outputs, states = [], []
+    for index, (start, end) in enumerate(pairwise(cu_seqlens.tolist())):
+        state = None
+        if initial_state is not None:
+            key_sum = initial_state.key_sum
+            own = slice(index, index + 1)
+            state = LinearAttentionState(initial_state.key_value[own], None if key_sum is None else key_sum[own])
+        out, state = linear_attention_block_causal_reference(
+            query[:, start:end],
+            key[:, start:end],
+            value[:, start:end],
+            block_size or max(end - start, 1),
+            None if gate is None else gate[:, start:end],
+            None if query_den is None else query_den[:, start:end],
+            None if key_den is None else key_den[:, start:end],
+            state,
+        )
+        outputs.append(out)
+        states.append(state)
+    sums = [state.key_sum for state in states if state.key_sum is not None]
+    return torch.cat(outputs, dim=1), LinearAttentionState(
+        torch.cat([state.key_value for state in states]), torch.cat(sums) if sums else None
+    )
+
+
 def linear_attention_quadratic(
     query: Tensor,
     key: Tensor,
@@ -120,18 +158,23 @@ def linear_attention_quadratic(
     query_den: Tensor | None = None,
     key_den: Tensor | None = None,
     block_size: int | None = None,
+    cu_seqlens: Tensor | None = None,
 ) -> Tensor:
     """The same function as an explicit L x L weight matrix: an independent form for tests, never used by a model.
 
     Args:
         block_size: tokens in a causal block; None = bidirectional.
+        cu_seqlens: where packed sequences begin, and L; None = each row is one sequence.
     """
     q, k, v, beta, q_den, k_den = _widen(query, key, value, gate, query_den, key_den)
     length = q.shape[1]
-    visible = torch.ones(length, length, dtype=torch.bool, device=q.device)
+    token = torch.arange(length, device=q.device)
+    bounds = torch.tensor([0, length], device=q.device) if cu_seqlens is None else cu_seqlens.to(torch.int64)
+    sequence = torch.searchsorted(bounds, token, right=True) - 1
+    visible = sequence[:, None] == sequence[None, :]
     if block_size is not None:
-        block = torch.arange(length, device=q.device) // block_size
-        visible = block[:, None] >= block[None, :]
+        block = (token - bounds[sequence]) // block_size
+        visible = visible & (block[:, None] >= block[None, :])
     written = q.new_ones(q.shape[:3]) if beta is None else beta
     weights = torch.einsum("blnk,bsnk,bsn->bnls", q, k, written) * visible
     out = torch.einsum("bnls,bsnv->blnv", weights, v)
@@ -142,5 +185,9 @@ def linear_attention_quadratic(
 
 
 def _widen(*tensors: Tensor | None) -> list:
-    """float32, or float64 where the input is."""
-    return [None if t is None else t.to(torch.promote_types(t.dtype, torch.float32)) for t in tensors]
+    """All in one dtype: float32, or float64 where any input is."""
+    dtype = torch.float32
+    for tensor in tensors:
+        if tensor is not None:
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    return [None if t is None else t.to(dtype) for t in tensors]

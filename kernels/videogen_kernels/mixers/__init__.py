@@ -4,10 +4,10 @@
 output norm. `softmax_mixer` is qk-norm, rotary positions, softmax attention and a gate per head; `cross_mixer` is qk-norm and
 softmax attention to another sequence.
 
-Backends: "reference" composes the operators of the other packages; "native" does one head of one item after another with
-everything in cache and in float32, forward and backward (compiled C++, see `videogen_kernels.native`): several times as fast
-for the few hundred tokens a small model has. "auto" takes it where it can run: inputs of one dtype, K
-a multiple of 16, up to 512 x 512 scores per head.
+Backends: "reference" composes the operators of the other packages, each of which chooses its own backend (on CUDA tensors
+Triton); "native" does one head of one item after another with everything in cache and in float32, forward and backward
+(compiled C++, see `videogen_kernels.native`): several times as fast for the few hundred tokens a small model has. "auto" takes
+it where it can run: inputs of one dtype, K a multiple of 16, up to 512 x 512 scores per head.
 
 Shapes: B batch, L query tokens, S key tokens, N heads, K width of a head, n latent frames of h x w tokens.
 """
@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from videogen_kernels.backends import check_backend, choose_native
+from videogen_kernels.backends import announce, check_backend, choose_native
 from videogen_kernels.mixers.native import attention_native, linear_mixer_native
 from videogen_kernels.mixers.reference import cross_mixer_reference, linear_mixer_reference, softmax_mixer_reference
 from videogen_kernels.native import runnable
@@ -67,8 +67,11 @@ def linear_mixer(
         ValueError: shapes that do not agree, or a backend that cannot run.
     """
     check_backend("linear_mixer", backend, ("reference", "native"))
-    if qkvg.ndim != 5 or qkvg.shape[2] != 4 or qkvg.shape[1] != grid[0] * grid[1] * grid[2]:
-        raise ValueError(f"`qkvg` must be [B, L, 4, N, K] with L the product of `grid` {grid}, got {list(qkvg.shape)}.")
+    if qkvg.ndim != 5 or qkvg.shape[2] != 4 or 0 in qkvg.shape or qkvg.shape[1] != grid[0] * grid[1] * grid[2]:
+        raise ValueError(
+            f"`qkvg` must be [B, L, 4, N, K] with L >= 1 the product of `grid` {grid}, got {list(qkvg.shape)}; `grid` counts "
+            "latent frames, rows and columns of tokens."
+        )
     batch, length, _, heads, width = qkvg.shape
     if gate.shape != (batch, length, heads):
         raise ValueError(f"`gate` must be [B, L, N] = {[batch, length, heads]}, got {list(gate.shape)}.")
@@ -77,7 +80,9 @@ def linear_mixer(
     _check_norms(width, norm_query=norm_query, norm_key=norm_key, norm_out=norm_out)
     _check_tables(cos, sin, length, width)
     can_run = width % 16 == 0 and gate.dtype == qkvg.dtype and runnable(qkvg, norm_query, norm_key, norm_out, conv)
-    if choose_native("linear_mixer", backend, can_run):
+    native = choose_native("linear_mixer", backend, can_run)
+    announce("linear_mixer", "native" if native else "reference")
+    if native:
         return linear_mixer_native(qkvg, gate, norm_query, norm_key, norm_out, conv, cos, sin, grid, eps)
     return linear_mixer_reference(qkvg, gate, norm_query, norm_key, norm_out, conv, cos, sin, grid, eps)
 
@@ -130,7 +135,9 @@ def softmax_mixer(
     _check_norms(width, norm_query=norm_query, norm_key=norm_key)
     _check_tables(cos, sin, length, width)
     fits = width % 16 == 0 and length * length <= _MAX_SCORES and (gate is None or gate.dtype == qkv.dtype)
-    if choose_native("softmax_mixer", backend, fits and runnable(qkv, norm_query, norm_key)):
+    native = choose_native("softmax_mixer", backend, fits and runnable(qkv, norm_query, norm_key))
+    announce("softmax_mixer", "native" if native else "reference")
+    if native:
         return attention_native(qkv, None, norm_query, norm_key, cos, sin, gate, key_mask, visible, eps)
     return softmax_mixer_reference(qkv, norm_query, norm_key, cos, sin, gate, key_mask, visible, eps)
 
@@ -165,14 +172,20 @@ def cross_mixer(
     if query.ndim != 4 or 0 in query.shape:
         raise ValueError(f"`query` must be [B, L, N, K] with at least one token, got {list(query.shape)}.")
     batch, length, heads, width = query.shape
-    if (key_value.shape[0], *key_value.shape[2:]) != (batch, 2, heads, width) or 0 in key_value.shape:
+    if (
+        key_value.ndim != 5
+        or (key_value.shape[0], *key_value.shape[2:]) != (batch, 2, heads, width)
+        or 0 in key_value.shape
+    ):
         raise ValueError(
             f"`key_value` must be [B, S, 2, N, K] with B, N, K of `query` and S >= 1, got {list(key_value.shape)}."
         )
     _check_mask(key_mask, batch, key_value.shape[1])
     _check_norms(width, norm_query=norm_query, norm_key=norm_key)
     fits = width % 16 == 0 and length * key_value.shape[1] <= _MAX_SCORES and query.dtype == key_value.dtype
-    if choose_native("cross_mixer", backend, fits and runnable(query, norm_query, norm_key)):
+    native = choose_native("cross_mixer", backend, fits and runnable(query, norm_query, norm_key))
+    announce("cross_mixer", "native" if native else "reference")
+    if native:
         return attention_native(query, key_value, norm_query, norm_key, None, None, None, key_mask, None, eps)
     return cross_mixer_reference(query, key_value, norm_query, norm_key, key_mask, eps)
 

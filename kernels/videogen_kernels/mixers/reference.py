@@ -8,7 +8,7 @@ from torch import Tensor
 
 from videogen_kernels.attention import attention, windowed_attention
 from videogen_kernels.linear_attention import linear_attention
-from videogen_kernels.rotary import gated_head_norm, head_norm, rotary
+from videogen_kernels.rotary import gated_head_norm, head_norm, norm_rotary, norm_rotary_positive
 
 #: Keeps the denominator of linear attention off 0.
 _DENOMINATOR_FLOOR = 0.01
@@ -28,16 +28,13 @@ def linear_mixer_reference(
 ) -> Tensor:
     query, key, value, gate_out = qkvg.unbind(2)  # [B, L, N, K]
     wide = torch.promote_types(value.dtype, torch.float32)
-    # float32 from here to the output norm: the state is float32, and casting back and forth costs more than it saves.
-    query = head_norm(query, norm_query, eps, dtype=wide)
-    key = head_norm(key, norm_key, eps, dtype=wide)
+    # On a CPU float32 from here to the output norm: the state is float32, and casting back and forth costs more than it
+    # saves. On a GPU memory is what counts, and the kernels widen what they have read.
+    between = wide if value.device.type == "cpu" else value.dtype
+    query, query_den = norm_rotary_positive(query, norm_query, cos, sin, _DENOMINATOR_FLOOR, eps, dtype=between)
+    key, key_den = norm_rotary_positive(key, norm_key, cos, sin, _DENOMINATOR_FLOOR, eps, dtype=between)
     out = linear_attention(
-        rotary(query, cos, sin),
-        rotary(key, cos, sin),
-        value.to(wide),
-        gate=torch.sigmoid(gate.to(wide)),
-        query_den=F.relu(query) + _DENOMINATOR_FLOOR,
-        key_den=F.relu(key) + _DENOMINATOR_FLOOR,
+        query, key, value.to(between), gate=torch.sigmoid(gate.to(wide)), query_den=query_den, key_den=key_den
     )
     assert isinstance(out, Tensor)
     batch, _, heads, width = value.shape
@@ -59,9 +56,7 @@ def softmax_mixer_reference(
     eps: float,
 ) -> Tensor:
     query, key, value = qkv.unbind(2)  # [B, L, N, K]
-    wide = torch.promote_types(qkv.dtype, torch.float32)
-    query = rotary(head_norm(query, norm_query, eps, dtype=wide), cos, sin).to(qkv.dtype)
-    key = rotary(head_norm(key, norm_key, eps, dtype=wide), cos, sin).to(qkv.dtype)
+    query, key = norm_rotary(query, norm_query, cos, sin, eps), norm_rotary(key, norm_key, cos, sin, eps)
     if visible is None:
         out = attention(query, key, value, key_mask)
     else:

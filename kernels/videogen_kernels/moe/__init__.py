@@ -4,6 +4,12 @@ The router's scores are sigmoids; a bias that balances the load takes part in th
 (DeepSeek-V3, arXiv 2412.19437, section 2.1.2). No token is ever dropped and nothing depends on what else is in the
 batch. The outputs of a token's experts are added in the order of its choice, without atomics, forward and backward.
 
+Backends: "reference" is PyTorch, for `experts` a loop over them; "grouped_mm" sorts the tokens by expert and does all experts
+in one `torch.nn.functional.grouped_mm` per weight; "native" moves and activates rows in compiled C++ (see
+`videogen_kernels.native`) between one product per expert and weight; "triton" does gather, SwiGLU and scatter inside its
+grouped products (`kernel.py`). "auto" takes, of those that can run, "triton" for CUDA tensors, "native" for CPU ones,
+"grouped_mm", "reference".
+
 Shapes: T tokens, D width, E experts, H hidden width of an expert, k chosen experts, M = T * k routed tokens.
 """
 
@@ -14,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from videogen_kernels.backends import check_backend, choose_native
+from videogen_kernels.backends import announce, check_backend, choose_native, choose_triton
 from videogen_kernels.moe.native import experts_native, route_native, router_logits_native, swiglu_native
 from videogen_kernels.moe.reference import (
     experts_grouped,
@@ -29,8 +35,9 @@ from videogen_kernels.native import runnable
 
 __all__ = ["experts", "load_balancing_loss", "route", "router_logits", "router_z_loss", "swiglu", "tokens_per_expert"]
 
-Backend = Literal["auto", "reference", "grouped_mm", "native"]
+Backend = Literal["auto", "reference", "grouped_mm", "native", "triton"]
 SimpleBackend = Literal["auto", "reference", "native"]
+SwiGLUBackend = Literal["auto", "reference", "native", "triton"]
 
 
 def router_logits(x: Tensor, weight: Tensor, backend: SimpleBackend = "auto") -> Tensor:
@@ -52,7 +59,9 @@ def router_logits(x: Tensor, weight: Tensor, backend: SimpleBackend = "auto") ->
             f"`weight` must be [E, D] for an `x` [T, D], got {list(weight.shape)} for an `x` of {list(x.shape)}."
         )
     can_run = weight.dtype == torch.float32 and runnable(x, weight)
-    if choose_native("moe.router_logits", backend, can_run):
+    native = choose_native("moe.router_logits", backend, can_run)
+    announce("moe.router_logits", "native" if native else "reference")
+    if native:
         return router_logits_native(x, weight)
     with torch.autocast(x.device.type, enabled=False):
         return torch.nn.functional.linear(x.to(weight.dtype), weight)
@@ -84,6 +93,7 @@ def route(
     if bias is not None and bias.shape != (num_experts,):
         raise ValueError(f"`bias` must be [E] = [{num_experts}], got {list(bias.shape)}.")
     native = choose_native("moe.route", backend, runnable(router_logits))
+    announce("moe.route", "native" if native else "reference")
     return (route_native if native else route_reference)(router_logits, bias, top_k)
 
 
@@ -98,27 +108,30 @@ def experts(
     """The weighted sum of each token's chosen SwiGLU experts, `(silu(x w_gate) * (x w_up)) w_out`.
 
     Args:
-        x: [T, D].
+        x: [T, D], at least one token.
         w_in: [E, D, 2H], the gate's half first.
         w_out: [E, H, D].
-        expert_indices: [T, k] int64.
+        expert_indices: [T, k] int64, each in 0..E-1 (not checked: on a device that would wait for it).
         expert_weights: [T, k].
-        backend: "reference" loops over the experts; "grouped_mm" sorts the tokens by expert and does all experts in
-            one grouped matrix product; "native" moves and activates rows in compiled C++ (see `videogen_kernels.native`)
-            between one product per expert and weight. "auto" takes "native" where it can run, else "grouped_mm" for
-            float32, bfloat16 and float16.
+        backend: see the package.
 
     Returns:
         [T, D] in the dtype of `x`. Under autocast the products are taken in autocast's dtype. An expert without tokens
         contributes nothing and gets a gradient of 0.
 
     Raises:
-        ValueError: shapes that do not agree, or a backend that cannot run.
+        ValueError: shapes that do not agree, zero tokens, or a backend that cannot run.
+        TypeError: indices that are not int64, or anything else that is not of a floating dtype.
     """
-    check_backend("moe.experts", backend, ("reference", "grouped_mm", "native"))
+    check_backend("moe.experts", backend, ("reference", "grouped_mm", "native", "triton"))
+    if w_in.ndim != 3 or 0 in w_in.shape:
+        raise ValueError(f"`w_in` must be [E, D, 2H] with at least one expert, got {list(w_in.shape)}.")
     num_experts, width, double_hidden = w_in.shape
-    if x.ndim != 2 or x.shape[1] != width:
-        raise ValueError(f"`x` must be [T, D] with D = {width} as in `w_in`, got {list(x.shape)}.")
+    if x.ndim != 2 or x.shape[1] != width or x.shape[0] == 0:
+        raise ValueError(
+            f"`x` must be [T, D] with at least one token and D = {width} as in `w_in`, got {list(x.shape)}; flatten batch "
+            "and tokens into one axis."
+        )
     if w_out.shape != (num_experts, double_hidden // 2, width) or double_hidden % 2:
         raise ValueError(
             f"`w_out` must be [E, H, D] for a `w_in` [E, D, 2H] of {list(w_in.shape)}, got {list(w_out.shape)}."
@@ -130,6 +143,11 @@ def experts(
             f"`expert_weights` must have the shape of `expert_indices` {list(expert_indices.shape)}, got "
             f"{list(expert_weights.shape)}."
         )
+    if expert_indices.dtype != torch.int64:
+        raise TypeError(f"`expert_indices` must be int64, got {expert_indices.dtype}; convert it with .long().")
+    for name, tensor in (("x", x), ("w_in", w_in), ("w_out", w_out), ("expert_weights", expert_weights)):
+        if not tensor.dtype.is_floating_point:
+            raise TypeError(f"`{name}` must be of a floating dtype, got {tensor.dtype}; convert it with .float().")
     device_type = x.device.type
     dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x.dtype
     # The grouped product wants rows that are multiples of 16 bytes and has no float64.
@@ -141,19 +159,40 @@ def experts(
             f"widths {width} and {double_hidden // 2}; use 'reference'."
         )
     on_native = runnable(x) and dtype in (torch.float32, torch.bfloat16)
-    if choose_native("moe.experts", backend, on_native):
-        function = experts_native
+    unsupported = None if dtype != torch.float64 else f"needs float32, bfloat16 or float16, got {dtype}"
+    if choose_triton("moe.experts", backend, (x, w_in, w_out, expert_indices, expert_weights), unsupported):
+        from videogen_kernels.moe.kernel import experts_triton
+
+        chosen, function = "triton", experts_triton
+    elif choose_native("moe.experts", backend, on_native):
+        chosen, function = "native", experts_native
+    elif backend == "reference" or not groupable:
+        chosen, function = "reference", experts_loop
     else:
-        function = experts_loop if backend == "reference" or not groupable else experts_grouped
+        chosen, function = "grouped_mm", experts_grouped
+    announce("moe.experts", chosen)
     with torch.autocast(device_type, enabled=False):
         out = function(x.to(dtype), w_in.to(dtype), w_out.to(dtype), expert_indices, expert_weights)
     return out.to(x.dtype)
 
 
-def swiglu(hidden: Tensor, backend: SimpleBackend = "auto") -> Tensor:
-    """`silu(gate) * up` for the two halves of the last axis: [..., 2H] -> [..., H] (Shazeer 2020, arXiv 2002.05202)."""
-    check_backend("moe.swiglu", backend, ("reference", "native"))
-    return (swiglu_native if choose_native("moe.swiglu", backend, runnable(hidden)) else swiglu_reference)(hidden)
+def swiglu(hidden: Tensor, backend: SwiGLUBackend = "auto") -> Tensor:
+    """`silu(gate) * up` for the two halves of the last axis: [..., 2H] -> [..., H] (Shazeer 2020, arXiv 2002.05202).
+
+    Raises:
+        ValueError: a last axis of odd length, or a backend that cannot run.
+    """
+    check_backend("moe.swiglu", backend, ("reference", "native", "triton"))
+    if hidden.ndim == 0 or hidden.shape[-1] % 2:
+        raise ValueError(f"`hidden` must be [..., 2H], got {list(hidden.shape)}; pass gate and up side by side.")
+    if choose_triton("moe.swiglu", backend, (hidden,), None if hidden.numel() else "needs at least one token"):
+        announce("moe.swiglu", "triton")
+        from videogen_kernels.moe.kernel import swiglu_triton
+
+        return swiglu_triton(hidden)
+    native = choose_native("moe.swiglu", backend, runnable(hidden))
+    announce("moe.swiglu", "native" if native else "reference")
+    return (swiglu_native if native else swiglu_reference)(hidden)
 
 
 def tokens_per_expert(expert_indices: Tensor, num_experts: int) -> Tensor:

@@ -52,12 +52,53 @@ def experts_grouped(x: Tensor, w_in: Tensor, w_out: Tensor, expert_indices: Tens
     place = place.view(num_tokens, num_choices)
     offsets = tokens_per_expert_reference(expert_indices, w_in.shape[0]).cumsum(0).to(torch.int32)  # [E]
     routed = _Dispatch.apply(x, order // num_choices, place)  # [M, D]
-    hidden = swiglu_reference(F.grouped_mm(routed, w_in, offs=offsets))  # [M, H]
-    outputs = F.grouped_mm(hidden, w_out, offs=offsets)  # [M, D]
+    # PyTorch's own operator tells torch.compile that it takes bfloat16 only.
+    product = torch.ops.videogen.grouped_mm if torch.compiler.is_compiling() else _grouped_mm
+    hidden = swiglu_reference(product(routed, w_in, offsets))  # [M, H]
+    outputs = product(hidden, w_out, offsets)  # [M, D]
     return _Combine.apply(outputs, expert_weights, order, place)
 
 
+def _grouped_mm(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
+    """Rows [M, D] sorted by expert, times the weight [E, D, N] of their expert: [M, N]."""
+    return F.grouped_mm(rows, weight, offs=offsets)
+
+
+_compiled_grouped_mm = torch.library.custom_op(
+    "videogen::grouped_mm",
+    _grouped_mm,
+    mutates_args=(),
+    schema="(Tensor rows, Tensor weight, Tensor offsets) -> Tensor",
+)
+_compiled_grouped_mm.register_fake(lambda rows, weight, offsets: rows.new_empty(rows.shape[0], weight.shape[2]))
+
+
+@torch.library.custom_op(
+    "videogen::grouped_mm_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor rows, Tensor weight, Tensor offsets) -> (Tensor, Tensor)",
+)
+def _grouped_mm_backward(grad: Tensor, rows: Tensor, weight: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    grad = grad.contiguous()
+    grad_rows = F.grouped_mm(grad, weight.transpose(1, 2), offs=offsets)
+    return grad_rows, F.grouped_mm(rows.contiguous().T, grad, offs=offsets)
+
+
+@_grouped_mm_backward.register_fake
+def _(grad: Tensor, rows: Tensor, weight: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    return rows.new_empty(rows.shape), weight.new_empty(weight.shape)
+
+
+_compiled_grouped_mm.register_autograd(
+    lambda ctx, grad: (*torch.ops.videogen.grouped_mm_backward(grad, *ctx.saved_tensors), None),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
+
+
 def swiglu_reference(hidden: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():  # the compiler fuses by itself, and takes no `out=`
+        gate, up = hidden.chunk(2, dim=-1)
+        return F.silu(gate) * up
     return _SwiGLU.apply(hidden)
 
 

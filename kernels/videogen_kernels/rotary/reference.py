@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -30,6 +31,21 @@ def rotary_reference(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         wide = wide.contiguous()
     turned = torch.view_as_complex(wide.unflatten(-1, (-1, 2))) * torch.complex(cos, sin)  # [B, N, L, K/2]
     return torch.view_as_real(turned).flatten(-2).transpose(1, 2).to(x.dtype)
+
+
+def norm_rotary_reference(
+    x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float, dtype: torch.dtype
+) -> Tensor:
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return rotary_reference(head_norm_reference(x, weight, eps, wide), cos, sin).to(dtype)
+
+
+def norm_rotary_positive_reference(
+    x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, floor: float, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    wide = torch.promote_types(x.dtype, torch.float32)
+    normed = head_norm_reference(x, weight, eps, wide)
+    return rotary_reference(normed, cos, sin).to(dtype), (F.relu(normed) + floor).to(dtype)
 
 
 def _rstd(wide: Tensor, eps: float) -> Tensor:
