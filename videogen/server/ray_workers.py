@@ -16,6 +16,7 @@ from typing import Any
 
 from videogen.server.jobs import JobStore
 from videogen.server.settings import Settings
+from videogen.server.supervisor import forget_worker
 
 log = logging.getLogger(__name__)
 
@@ -119,8 +120,7 @@ class RayPool:
         self.ray.wait(stopped, num_returns=len(stopped), timeout=STOP_SECONDS) if stopped else None
         for actor in living:
             self.ray.kill(actor.handle)
-            self.store.release_worker(actor.name, "the server was stopped", strike=False)
-            self.store.worker_gone(actor.name)
+            forget_worker(self.store, actor.name)
         self._actors = [None] * len(self._actors)
 
     def _start(self, index: int) -> _Actor:
