@@ -13,6 +13,7 @@ from videogen.evaluation.score import score_folder
 NAMES = ["temporal_flickering", "dynamic_degree@dis", "motion_smoothness@dis"]
 
 
+@pytest.mark.slow
 def test_a_cluster_that_is_not_there(tmp_path) -> None:
     pytest.importorskip("ray", reason="ray is not installed (extra ray)")
     write_video(tmp_path / "a-0.mp4", np.zeros((3, 16, 16, 3), np.uint8), 8.0)
