@@ -116,7 +116,7 @@ def quantiles(times: Sequence[float]) -> dict[str, float]:
 async def polled(address: tuple[str, int], clients: int, seconds: float, interval: float) -> dict[str, Any]:
     """What answers take while a clip is being made, and what the polling costs the clip."""
     connection = Connection(address)
-    job = (await connection.ask("POST", "/v1/jobs", {"prompt": PROMPT, "steps": 1000}))["id"]
+    job = (await connection.ask("POST", "/v1/jobs", {"prompt": PROMPT, "steps": 1000, "duration": 6}))["id"]
     while (await connection.ask("GET", f"/v1/jobs/{job}"))["step"] < 2:
         await asyncio.sleep(0.2)
     times = Times()
@@ -173,13 +173,15 @@ async def remembered(address: tuple[str, int], jobs: int, deadline: float) -> di
     before = (await gauges(connection))["jobs"]
     started = time.monotonic()
     samples = [{"jobs": 0, "seconds": 0.0, **(await gauges(connection))["memory"]}]
-    done = 0
-    while done < jobs and time.monotonic() < deadline:
+    done, took = 0, 0.0
+    while done < jobs and time.monotonic() + took < deadline:
+        begun = time.monotonic()
         for seed in range(done, min(done + CHUNK, jobs)):
             await connection.ask("POST", "/v1/jobs", {"prompt": PROMPT, "steps": 1, "seed": seed, "guidance_scale": 1})
             done += 1
         while (await connection.ask("GET", "/v1/jobs?status=queued&status=running&limit=1"))["data"]:
             await asyncio.sleep(0.2)
+        took = time.monotonic() - begun
         found = await gauges(connection)
         samples.append({"jobs": done, "seconds": round(time.monotonic() - started, 1), **found["memory"]})
     ended = (await gauges(connection))["jobs"]
@@ -413,7 +415,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between two looks of a client")
     parser.add_argument("--jobs", type=int, default=500, help="afterwards, so many jobs of one step each; 0 for none")
     parser.add_argument(
-        "--minutes", type=float, default=6.0, help="of the whole run; no new 50 jobs are begun after that"
+        "--minutes", type=float, default=6.0, help="of the whole run; 50 jobs that would take longer are not begun"
     )
     parser.add_argument("--output", type=Path, help="folder for server-DATE.json and server-DATE.md")
     options = parser.parse_args(arguments)

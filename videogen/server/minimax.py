@@ -184,6 +184,8 @@ def translate(body: Generation, service: Service) -> tuple[Ask, list[str]]:
                 "resolution", f"`resolution` must be one of {', '.join(RESOLUTIONS)}, got {body.resolution!r}."
             )
         width, height = RESOLUTIONS[body.resolution.upper()]
+    # On by default, as there; `strict` takes the default back, and refuses a rewriting that was asked for in so many words.
+    optimizer = body.prompt_optimizer and not (body.strict and "prompt_optimizer" not in body.model_fields_set)
     subjects: list[str] = []
     for subject in body.subject_reference:
         images = [subject.image] if isinstance(subject.image, str) else subject.image
@@ -195,7 +197,7 @@ def translate(body: Generation, service: Service) -> tuple[Ask, list[str]]:
     try:
         ask = Ask(
             prompt=prompt,
-            prompt_optimizer=body.prompt_optimizer and not body.strict,
+            prompt_optimizer=optimizer,
             first_frame=body.first_frame_image,
             last_frame=body.last_frame_image,
             subjects=subjects,
