@@ -331,50 +331,43 @@ def test_two_servers_on_one_postgresql_share_the_work_and_survive_each_other(
 
 def test_a_ray_node_that_dies_costs_no_job(model: Path, tmp_path: Path) -> None:
     """Two nodes with a worker each; one is removed while both work."""
-    ray = pytest.importorskip("ray", reason="ray is not installed (extra `ray`)")
-    from ray.cluster_utils import Cluster
+    pytest.importorskip("ray", reason="ray is not installed (extra `ray`)")
+    from ray_tools import ray_cluster
 
+    from videogen.server.planning import Ask, Planner
     from videogen.server.ray_workers import RayPool
 
-    root = Path(__file__).resolve().parents[1]
-    paths = [str(root), str(root / "kernels"), str(root / "pipelines")]
-    os.environ["PYTHONPATH"] = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    settings = Settings(data=tmp_path / "data", model=model, workers=2, threads=1, ray=cluster.address, lease=20)
-    database = Database(settings.database_url)
-    database.create()
-    store = JobStore(database)
-    from videogen.server.planning import Ask, Planner
-
-    planner = Planner(model, settings.data)
-    ids = []
-    for seed in range(8):
-        planned = planner.plan(Ask(prompt=PROMPT, steps=60, seed=seed), {})
-        content = json.loads(planned.request.model_dump_json())
-        new = NewJob(
-            tenant="t", dialect="d", request=content, asked={}, num_steps=planned.num_steps, shape=planned.shape
-        )
-        ids.append(store.submit(new, 100)[0].id)
-    pool = RayPool(settings, store, "server")
-    try:
-        removed = False
-        deadline = time.monotonic() + 1200
-        while any(not store.get(one).ended for one in ids):  # type: ignore[union-attr]
-            assert time.monotonic() < deadline
-            pool.watch()
-            store.reap(60)
-            if not removed and store.counts().get("running", 0) == 2:
-                cluster.remove_node(nodes[0], allow_graceful=False)
-                cluster.add_node(num_cpus=1)
-                removed = True
-            time.sleep(0.2)
-        found = [store.get(one) for one in ids]
-        assert removed and {job.status for job in found if job} == {"completed"}
-        assert sum(job.strikes for job in found if job) >= 1
-        assert len(list((settings.data / "files").glob("*/*.mp4"))) == 8
-    finally:
-        pool.stop()
-        ray.shutdown()
-        cluster.shutdown()
-        database.close()
+    with ray_cluster(2) as (cluster, nodes):
+        settings = Settings(data=tmp_path / "data", model=model, workers=2, threads=1, ray=cluster.address, lease=20)
+        database = Database(settings.database_url)
+        database.create()
+        store = JobStore(database)
+        planner = Planner(model, settings.data)
+        ids = []
+        for seed in range(8):
+            planned = planner.plan(Ask(prompt=STILL, steps=200, seed=seed), {})
+            content = planned.request.model_dump(mode="json")
+            new = NewJob(
+                tenant="t", dialect="d", request=content, asked={}, num_steps=planned.num_steps, shape=planned.shape
+            )
+            ids.append(store.submit(new, 100)[0].id)
+        pool = RayPool(settings, store, "server")
+        try:
+            removed = False
+            deadline = time.monotonic() + 2400
+            while any(not store.get(one).ended for one in ids):  # type: ignore[union-attr]
+                assert time.monotonic() < deadline, (store.counts(), removed)
+                pool.watch()
+                store.reap(60)
+                if not removed and store.counts().get("running", 0) == 2:
+                    cluster.remove_node(nodes[0], allow_graceful=False)
+                    cluster.add_node(num_cpus=1)
+                    removed = True
+                time.sleep(0.05)
+            found = [store.get(one) for one in ids]
+            assert removed and {job.status for job in found if job} == {"completed"}
+            assert sum(job.strikes for job in found if job) >= 1
+            assert len(list((settings.data / "files").glob("*/*.mp4"))) == 8
+        finally:
+            pool.stop()
+            database.close()
