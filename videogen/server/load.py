@@ -64,20 +64,32 @@ class Connection:
 
         Raises:
             RuntimeError: any status but 200.
+            ConnectionError, EOFError: the server went.
         """
         data = b"" if body is None else json.dumps(body).encode()
         host = f"{self.address[0]}:{self.address[1]}"
         head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-        if self._streams is None:
-            self._streams = await asyncio.open_connection(*self.address)
-        reader, writer = self._streams
-        writer.write(head.encode() + data)
-        answer = await reader.readuntil(b"\r\n\r\n")
-        length = re.search(rb"content-length: (\d+)", answer, re.IGNORECASE)
-        content = await reader.readexactly(int(length.group(1)) if length else 0)
+        kept = self._streams is not None
+        try:
+            answer, content = await self._exchange(head.encode() + data)
+        except (ConnectionError, EOFError):
+            if not kept:
+                raise
+            self.close()  # a server closes what was idle for a while
+            answer, content = await self._exchange(head.encode() + data)
         if b" 200 " not in answer.split(b"\r\n", 1)[0]:
             raise RuntimeError(f"{method} {path} was answered {answer[:40]!r} {content[:300]!r}")
         return json.loads(content) if content[:1] in (b"{", b"[") else content.decode()
+
+    async def _exchange(self, request: bytes) -> tuple[bytes, bytes]:
+        """Head and body of the answer."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(*self.address)
+        reader, writer = self._streams
+        writer.write(request)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", answer, re.IGNORECASE)
+        return answer, await reader.readexactly(int(length.group(1)) if length else 0)
 
     def close(self) -> None:
         if self._streams is not None:
