@@ -1,4 +1,5 @@
-# The server with its worker. For a GPU: docker build --build-arg TORCH="torch==2.13.0" ... on a base with NVIDIA's runtime; see docs/server.md.
+# The server with its worker. torch brings CUDA along; the machine needs NVIDIA's driver and container toolkit. Without a GPU the CPU build
+# is gigabytes smaller: docker build --build-arg TORCH_OPTIONS="--index-url ...", with the address that PyTorch's install selector gives.
 FROM python:3.11-slim-bookworm
 
 ARG TORCH="torch==2.13.0"

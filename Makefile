@@ -24,6 +24,7 @@ TORCH_STAMP := $(firstword $(wildcard $(VENV)/torch-*.stamp) $(TORCH_STAMP))
 endif
 INSTALL_STAMP := $(VENV)/install.stamp
 DEV_STAMP := $(VENV)/dev.stamp
+SLOW_STAMP := $(VENV)/slow.stamp
 
 .PHONY: clip env lint types test test-slow test-triton clean
 
@@ -35,7 +36,7 @@ env: $(DEV_STAMP)
 test: lint types
 	$(VENV)/bin/python -m pytest -m "not slow and not gpu"
 
-test-slow: $(DEV_STAMP)
+test-slow: $(SLOW_STAMP)
 	$(VENV)/bin/python -m pytest -m "slow and not gpu"
 
 # Left out of `make test`: on a machine without a GPU nothing but these tests uses triton.
@@ -79,4 +80,10 @@ $(INSTALL_STAMP): $(TORCH_STAMP) pyproject.toml
 $(DEV_STAMP): $(INSTALL_STAMP)
 	@echo "Installing what the tests need ..."
 	@$(PIP) -e '.[dev]'
+	@touch $@
+
+# Neither has a build for every Python and platform; where one is missing, its tests are skipped and say so.
+$(SLOW_STAMP): $(DEV_STAMP)
+	@echo "Installing what the slow tests need ..."
+	@for extra in postgresql ray; do $(PIP) -e ".[$$extra]" || echo "Without $$extra: its tests are skipped."; done
 	@touch $@

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +87,7 @@ class RunningServer:
         self.log = data.parent / f"{data.name}.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+        atexit.register(self.kill)  # a test that failed leaves no server behind
 
     def start(self, seconds: float = 300.0, ready: bool = True) -> RunningServer:
         arguments = ["serve", "--port", str(self.port), "--data", str(self.data), "--model", str(self.model)]
@@ -104,9 +108,9 @@ class RunningServer:
 
     def kill(self) -> None:
         """kill -9 the server; its workers notice."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
 
     def stop(self, seconds: float = 60.0) -> int:
         """Stop as Ctrl-C does; the exit code."""
@@ -140,8 +144,6 @@ class LocalServer:
     """The application on a real socket and a worker, both as threads of this process."""
 
     def __init__(self, data: Path, model: Path | None, *, num_workers: int = 1, **settings: Any):
-        import threading
-
         import uvicorn
 
         from videogen.server.app import create_app
@@ -195,6 +197,38 @@ class LocalServer:
             assert job["status"] not in ("completed", "failed", "cancelled"), json.dumps(job, indent=1)
             time.sleep(0.02)
         raise AssertionError(f"{job_id} is {self.job(job_id)['status']}")
+
+
+class Hook:
+    """A callback host at a port of one's choice that echoes challenges; `delay` seconds before it answers a message."""
+
+    def __init__(self, port: int, delay: float = 0.0):
+        self.messages: list[dict[str, Any]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                if "challenge" not in body:
+                    outer.messages.append(body)
+                    time.sleep(delay)
+                content = json.dumps({"challenge": body.get("challenge")}).encode()
+                self.send_response(200)
+                self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{port}/hook"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
 
 
 def png(seed: int = 0, size: tuple[int, int] = (64, 64), **options: Any) -> bytes:

@@ -13,6 +13,7 @@ from videogen.evaluation.score import score_folder
 NAMES = ["temporal_flickering", "dynamic_degree@dis", "motion_smoothness@dis"]
 
 
+@pytest.mark.slow
 def test_a_cluster_that_is_not_there(tmp_path) -> None:
     pytest.importorskip("ray", reason="ray is not installed (extra ray)")
     write_video(tmp_path / "a-0.mp4", np.zeros((3, 16, 16, 3), np.uint8), 8.0)
@@ -22,8 +23,8 @@ def test_a_cluster_that_is_not_there(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_a_machine_that_dies_costs_no_clip_and_counts_none_twice(tmp_path) -> None:
-    ray = pytest.importorskip("ray", reason="ray is not installed (extra ray)")
-    from ray.cluster_utils import Cluster
+    pytest.importorskip("ray", reason="ray is not installed (extra ray)")
+    from ray_tools import ray_cluster
 
     clips = tmp_path / "clips"
     clips.mkdir()
@@ -34,9 +35,7 @@ def test_a_machine_that_dies_costs_no_clip_and_counts_none_twice(tmp_path) -> No
         write_video(clips / f"clip-{index}.mp4", frames, 8.0)
     (clips / "clip-7.mp4").write_bytes(b"broken")
     alone = score_folder(clips, dimensions=NAMES, baseline_clips=1, scores=tmp_path / "alone.jsonl")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    try:
-        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    with ray_cluster(2) as (cluster, nodes):
         cluster.wait_for_nodes()
         killed = []
 
@@ -50,9 +49,6 @@ def test_a_machine_that_dies_costs_no_clip_and_counts_none_twice(tmp_path) -> No
         spread = score_folder(
             clips, dimensions=NAMES, baseline_clips=1, ray=cluster.address, scores=kept, report=report
         )
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
     assert killed
     files = [json.loads(line)["file"] for line in kept.read_text().splitlines()]
     assert len(files) == len(set(files)) == count

@@ -386,6 +386,10 @@ def test_minimax_pictures_and_watermark(server: LocalServer) -> None:
         ({"model": "video-01", "prompt": PROMPT, "resolution": "4K"}, "`resolution` must be one of 512P"),
         ({"model": "video-01", "prompt": PROMPT, "fps": 3}, "`fps` is not known here"),
         ({"model": "video-01", "prompt": PROMPT, "strict": True}, "answered by videogen-tiny"),
+        (
+            {"model": "videogen-tiny", "prompt": "a red vixen leaps", "prompt_optimizer": True, "strict": True},
+            "rewritten",
+        ),
         ({"prompt": PROMPT}, "`model` must be given"),
         ({"model": "video-01", "prompt": PROMPT, "subject_reference": [{"image": ["a"], "mask": "b"}]}, "mask"),
     ],

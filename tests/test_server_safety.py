@@ -85,6 +85,22 @@ def test_keys_are_kept_as_hashes_and_can_be_removed(tmp_path: Path, capsys: pyte
     assert ring.find(key) is None and read_keys(path) == []
 
 
+def test_a_key_file_that_cannot_be_read_lets_nobody_in_until_it_can(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "keys.json"
+    key = add_key(path, "alice")
+    ring, whole = KeyRing(path), path.read_text()
+    for broken in (whole[:-5], None):
+        path.unlink() if broken is None else path.write_text(broken)
+        ring._read = 0.0
+        assert ring.find(key) is None and "`--api-key-file` must be" in caplog.text
+        caplog.clear()
+        path.write_text(whole)
+        ring._read = 0.0
+        assert ring.find(key) is not None
+
+
 def test_tenants_see_only_their_own_and_keys_have_limits(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     alice = add_key(path, "alice", max_queue=1, rate_limit=3)

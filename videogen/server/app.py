@@ -15,13 +15,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from sqlalchemy import or_, select
-from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from videogen._version import __version__
 from videogen.server import extension, minimax, openai_videos
-from videogen.server.database import epoch, jobs
+from videogen.server.database import UNAVAILABLE, epoch, jobs
 from videogen.server.forms import validation_error
 from videogen.server.http import Guard, error_answer
 from videogen.server.jobs import Job
@@ -68,7 +67,7 @@ class Watcher:
                 continue
             try:
                 changed = await run_in_threadpool(self._look)
-            except OperationalError as error:
+            except UNAVAILABLE as error:
                 log.error("events: the database does not answer: %s", str(error).splitlines()[0])
                 continue
             for job in changed:
@@ -140,7 +139,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(OperationalError, _database_error)
+    for kind in UNAVAILABLE:
+        app.add_exception_handler(kind, _database_error)
     app.add_exception_handler(OSError, _disk_error)
     app.add_exception_handler(Exception, _internal_error)
     app.add_middleware(Guard, service=service)

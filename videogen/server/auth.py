@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 import os
 import re
 import secrets
@@ -18,6 +19,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from videogen.data.files import write_atomic
+
+log = logging.getLogger(__name__)
 
 LOCAL_TENANT = "local"
 _KEY = re.compile(r"vg_([A-Za-z0-9_-]{1,64})_([A-Za-z0-9-]{43})")
@@ -55,7 +58,7 @@ LOCAL = Principal(LOCAL_TENANT, None, max_priority=100, admin=True)
 
 
 class KeyRing:
-    """The keys of a file, read again when it changes.
+    """The keys of a file, read again when it changes. While a running server cannot read it, no key is valid.
 
     Raises:
         ValueError: no such file, or not one that `videogen keys` wrote.
@@ -73,7 +76,11 @@ class KeyRing:
         """Who holds this key; None for nobody. Takes the same time whether the name or the secret is wrong."""
         with self._lock:
             if time.monotonic() - self._read > 1.0:
-                self._refresh()
+                try:
+                    self._refresh()
+                except ValueError as error:  # nobody comes in until it can be read again
+                    log.error("%s", error)
+                    self._records, self._stamp, self._read = {}, None, time.monotonic()
             match = _KEY.fullmatch(key or "")
             name, secret = match.groups() if match else ("", "")
             record = self._records.get(name)
@@ -106,6 +113,10 @@ def read_keys(path: Path) -> list[KeyRecord]:
     except FileNotFoundError:
         raise ValueError(
             f"`--api-key-file` must be a file that exists, got {path}; make it with `videogen keys add NAME --file {path}`."
+        ) from None
+    except PermissionError:
+        raise ValueError(
+            f"`--api-key-file` must be readable for the user that runs this, got {path}, which is not; change its owner."
         ) from None
     except (OSError, ValueError, KeyError, TypeError, ValidationError):
         raise ValueError(f"`--api-key-file` must be written by `videogen keys`, got {path}.") from None

@@ -17,10 +17,9 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select, update
-from sqlalchemy.exc import OperationalError
 
 from videogen.server import fetch
-from videogen.server.database import Database, callbacks, epoch
+from videogen.server.database import UNAVAILABLE, Database, callbacks, epoch
 
 if TYPE_CHECKING:
     from videogen.server.jobs import Job
@@ -129,7 +128,7 @@ class Messenger:
                     self._stopping.wait(IDLE_SECONDS)
                 else:
                     self._deliver(message)
-            except OperationalError as error:
+            except UNAVAILABLE as error:
                 log.error("callbacks: the database does not answer: %s", str(error).splitlines()[0])
                 self._stopping.wait(2.0)
             except Exception:

@@ -32,12 +32,16 @@ from sqlalchemy import (
     insert,
     select,
 )
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 SCHEMA_VERSION = "1"
 BUSY_SECONDS = 30
+UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout)
+"""What a database that is locked, full, gone or out of connections raises: it may pass."""
+
 _READER = "videogen_reader"
 
 metadata = MetaData()
@@ -184,16 +188,16 @@ class Database:
         if not url.startswith(("sqlite:///", "postgresql+psycopg://")):
             raise ValueError(f"`--database` must start with sqlite:/// or postgresql://, got {url.split(':', 1)[0]}.")
         self.is_sqlite = url.startswith("sqlite")
-        options: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}} if self.is_sqlite else {}
+        options: dict[str, Any]
         if self.is_sqlite:
+            options = {"connect_args": {"timeout": BUSY_SECONDS}, "pool_size": 10, "max_overflow": 40}
             Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        else:
-            options["pool_pre_ping"] = True
+        else:  # a server has 100 connections unless told otherwise, and several of us share them
+            options = {"pool_size": 5, "max_overflow": 15, "pool_pre_ping": True}
+            options["connect_args"] = {"connect_timeout": 10, "tcp_user_timeout": 1000 * BUSY_SECONDS}
         try:
             self.engine: Engine = create_engine(
                 url,
-                pool_size=10,
-                max_overflow=40,
                 json_serializer=lambda value: json.dumps(value, ensure_ascii=False, allow_nan=False),
                 **options,
             )
@@ -204,7 +208,8 @@ class Database:
         if self.is_sqlite:
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
-        self._readers = self.engine.execution_options(**{_READER: True})
+        snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        self._readers = self.engine.execution_options(**{_READER: True}, **snapshot)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

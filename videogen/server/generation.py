@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from videogen.data.sheet import contact_sheet
 from videogen.data.video import write_video
 from videogen.receipt import LABEL, Receipt, receipt_metadata, weights_sha256
 from videogen.server.planning import JobRequest
-from videogen.server.quality import check_clip
+from videogen.server.quality import BadClip, check_clip
 from videogen.server.storage import Storage
 from videogen.server.watermark import draw_mark
 from videogen_pipelines import (
@@ -142,7 +141,7 @@ class Generator:
             )
             try:
                 clips.append(self._clip(request, [], single))
-            except (ValueError, RuntimeError) as error:
+            except (BadClip, ValueError, RuntimeError) as error:
                 clips.append(error)
         return clips
 
@@ -279,11 +278,6 @@ def load_checkpoint(path: Path, key: str) -> Checkpoint | None:
             )
     except (FileNotFoundError, SafetensorError, KeyError, OSError):
         return None
-
-
-def peak_bytes() -> int:
-    """The largest size that this process had, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _input(picture: Any, storage: Storage) -> Input:

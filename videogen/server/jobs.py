@@ -149,6 +149,9 @@ class JobStore:
         """
         try:
             with self.database.write() as connection:
+                if not self.database.is_sqlite:
+                    # SQLite has one writer at a time; here a tenant has one, so that its limit holds.
+                    connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(new.tenant, 0))))
                 found = self._same(connection, new)
                 if found is not None:
                     return found, False

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from videogen.server.memory import resident_bytes
 
 if TYPE_CHECKING:
     from videogen.server.service import Service
@@ -60,11 +60,12 @@ class _Looks(Collector):
         for state in ("loading", "idle", "running"):
             workers.add_metric([state], sum(row.state == state for row in rows))
         yield workers
-        peak = GaugeMetricFamily("videogen_worker_peak_bytes", "Largest memory of a worker.", labels=["worker"])
-        for row in rows:
-            if row.state != "server":
-                peak.add_metric([row.id], row.details.get("peak_bytes", 0))
-        yield peak
+        for name, text in (("resident", "Memory of a worker."), ("peak", "Largest memory of a worker.")):
+            memory = GaugeMetricFamily(f"videogen_worker_{name}_bytes", text, labels=["worker"])
+            for row in rows:
+                if row.state != "server":
+                    memory.add_metric([row.id], row.details.get(f"{name}_bytes", 0))
+            yield memory
         steps = GaugeMetricFamily("videogen_step_seconds", "Mean time of one denoising step.", labels=["shape"])
         for shape, timing in service.timings().items():
             steps.add_metric([shape], timing.step_seconds)
@@ -79,7 +80,6 @@ class _Looks(Collector):
         yield GaugeMetricFamily(
             "videogen_disk_free_bytes", "Free bytes where they lie.", value=service.storage.free_bytes()
         )
-        statm = Path("/proc/self/statm")  # Linux only
-        if statm.exists():
-            resident = int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        resident = resident_bytes()
+        if resident:
             yield GaugeMetricFamily("videogen_server_resident_bytes", "Memory of the server process.", value=resident)

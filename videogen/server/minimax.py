@@ -64,17 +64,28 @@ class Generation(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: Annotated[str, Field(max_length=100, description="Any id of MiniMax's, or the name of this server's model.")]
-    prompt: Prompt | None = None
-    prompt_optimizer: bool = True
-    fast_pretreatment: bool = False
-    first_frame_image: Reference | None = None
-    last_frame_image: Reference | None = None
-    subject_reference: Annotated[list[Subject], Field(max_length=2)] = []
+    prompt: Annotated[
+        Prompt | None,
+        Field(description="What the video shows, with camera brackets; may be left out beside a picture."),
+    ] = None
+    prompt_optimizer: Annotated[
+        bool, Field(description="Rewrite the prompt towards the model's words; the answer's `prompt` is the one used.")
+    ] = True
+    fast_pretreatment: Annotated[bool, Field(description="Changes nothing here, and the answer says so.")] = False
+    first_frame_image: Annotated[
+        Reference | None, Field(description="Picture that the clip starts with: data URL, file id or http(s) address.")
+    ] = None
+    last_frame_image: Annotated[Reference | None, Field(description="Picture that the clip ends with.")] = None
+    subject_reference: Annotated[list[Subject], Field(max_length=2, description="Whom the clip is about.")] = []
     duration: Annotated[float | None, Field(gt=0, le=3600, allow_inf_nan=False, description="Seconds.")] = None
-    resolution: Annotated[str | None, Field(max_length=20)] = None
-    callback_url: Annotated[str | None, Field(max_length=2048)] = None
-    aigc_watermark: bool = False
-    strict: bool = False
+    resolution: Annotated[
+        str | None, Field(max_length=20, description="512P, 720P, 768P or 1080P; the nearest supported size is made.")
+    ] = None
+    callback_url: Annotated[
+        str | None, Field(max_length=2048, description="Told of every change of state, after it echoed a challenge.")
+    ] = None
+    aigc_watermark: Annotated[bool, Field(description="Draw the visible mark.")] = False
+    strict: Annotated[bool, Field(description="Refuse what would have to be adjusted. Ours.")] = False
 
 
 class Created(BaseModel):
@@ -120,9 +131,15 @@ class Retrieved(BaseModel):
     base_resp: BaseResp
 
 
+class Problem(BaseModel):
+    """Why not."""
+
+    base_resp: BaseResp
+
+
 OK = BaseResp(status_code=0, status_msg="success")
 _errors: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Retrieved"}}}}
+    status: {"description": text, "model": Problem}
     for status, text in ((401, "No valid API key (1004)"), (403, "Not from this address or page (1004)"), (413, "Too large"), (429, "Too many (1002)"), (503, "Not now (1024)"))
 }  # fmt: skip
 IdempotencyKey = Annotated[
@@ -184,6 +201,8 @@ def translate(body: Generation, service: Service) -> tuple[Ask, list[str]]:
                 "resolution", f"`resolution` must be one of {', '.join(RESOLUTIONS)}, got {body.resolution!r}."
             )
         width, height = RESOLUTIONS[body.resolution.upper()]
+    # On by default, as there; `strict` takes the default back, and refuses a rewriting that was asked for in so many words.
+    optimizer = body.prompt_optimizer and not (body.strict and "prompt_optimizer" not in body.model_fields_set)
     subjects: list[str] = []
     for subject in body.subject_reference:
         images = [subject.image] if isinstance(subject.image, str) else subject.image
@@ -195,7 +214,7 @@ def translate(body: Generation, service: Service) -> tuple[Ask, list[str]]:
     try:
         ask = Ask(
             prompt=prompt,
-            prompt_optimizer=body.prompt_optimizer and not body.strict,
+            prompt_optimizer=optimizer,
             first_frame=body.first_frame_image,
             last_frame=body.last_frame_image,
             subjects=subjects,
@@ -263,7 +282,7 @@ def retrieve_file(
 @router.get(
     "/v1/files/retrieve_content",
     response_class=Response,
-    responses={**_errors, 200: {"description": "The clip", "content": {"video/mp4": {}, "application/json": {"schema": {"$ref": "#/components/schemas/Retrieved"}}}}, 206: {"description": "A part of it", "content": {"video/mp4": {}, "multipart/byteranges": {}}}, 416: {"description": "No such part", "content": {"text/plain": {}}}},
+    responses={**_errors, 200: {"description": "The clip", "content": {"video/mp4": {}, "application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}, 206: {"description": "A part of it", "content": {"video/mp4": {}, "multipart/byteranges": {}}}, 416: {"description": "No such part", "content": {"text/plain": {}}}},
 )  # fmt: skip
 def retrieve_content(
     service: ServiceOf, principal: PrincipalOf, file_id: Annotated[str, Query(max_length=100)]
@@ -278,7 +297,7 @@ def retrieve_content(
 @router.get(
     "/v1/files/{file_id}/content",
     response_class=Response,
-    responses={**_errors, 200: {"description": "The clip", "content": {"video/mp4": {}, "application/json": {"schema": {"$ref": "#/components/schemas/Retrieved"}}}}, 206: {"description": "A part of it", "content": {"video/mp4": {}, "multipart/byteranges": {}}}, 416: {"description": "No such part", "content": {"text/plain": {}}}},
+    responses={**_errors, 200: {"description": "The clip", "content": {"video/mp4": {}, "application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}, 206: {"description": "A part of it", "content": {"video/mp4": {}, "multipart/byteranges": {}}}, 416: {"description": "No such part", "content": {"text/plain": {}}}},
 )  # fmt: skip
 def signed_content(
     service: ServiceOf,

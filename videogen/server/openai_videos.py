@@ -50,14 +50,14 @@ class CreateVideo(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    prompt: Prompt
-    model: Annotated[str | None, Field(max_length=100)] = None
+    prompt: Annotated[Prompt, Field(description="What the video shows; may hold camera brackets such as [Pan left].")]
+    model: Annotated[str | None, Field(max_length=100, description="sora-2, sora-2-pro or this server's model.")] = None
     seconds: Annotated[str | float | None, Field(description="A number, also as text.")] = None
     size: Annotated[str | None, Field(max_length=20, description="Width x height.")] = None
     input_reference: Annotated[ImageReference | Reference | None, Field(description="The first frame.")] = None
-    seed: Annotated[int | None, Field(ge=0, le=2**53)] = None
-    prompt_optimizer: bool = False
-    strict: bool = False
+    seed: Annotated[int | None, Field(ge=0, le=2**53, description="None draws one and reports it. Ours.")] = None
+    prompt_optimizer: Annotated[bool, Field(description="Rewrite the prompt towards the model's words. Ours.")] = False
+    strict: Annotated[bool, Field(description="Refuse what would have to be adjusted. Ours.")] = False
 
 
 class RemixVideo(BaseModel):

@@ -16,12 +16,15 @@ from typing import Any
 
 from videogen.server.jobs import JobStore
 from videogen.server.settings import Settings
+from videogen.server.supervisor import forget_worker
 
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 30.0
 RESTART_SECONDS = 1.0
 PING_SECONDS = 1.0
+ROOM_SECONDS = 60.0
+"""After so long without an answer the log says that an actor may have found no room in the cluster."""
 
 
 class RayWorker:
@@ -61,6 +64,7 @@ class _Actor:
     handle: Any
     ping: Any
     asked: float
+    warned: bool = False
 
 
 class RayPool:
@@ -76,18 +80,19 @@ class RayPool:
         except ModuleNotFoundError:
             raise ValueError("`--ray` needs ray: pip install 'videogen-moe[ray]'.") from None
         self.ray: Any = ray
-        self.settings, self.store, self.server = settings, store, server
+        # An actor computes with as many threads as it reserves processors.
+        self.settings = settings.model_copy(update={"threads": settings.threads or 1})
+        self.store, self.server = store, server
         if not ray.is_initialized():
             try:
                 ray.init(address=settings.ray, ignore_reinit_error=True, log_to_driver=True)
-            except ConnectionError as error:
+            except (ConnectionError, TimeoutError, ValueError) as error:
                 raise ValueError(
                     f"`--ray` must be the address of a running cluster, got {settings.ray} ({error})."
                 ) from None
         gpus = ray.cluster_resources().get("GPU", 0)
-        self._kind = self.ray.remote(
-            num_cpus=settings.threads or 1, num_gpus=1 if gpus else 0, max_restarts=0, max_concurrency=4
-        )(RayWorker)
+        self._needs = {"num_cpus": self.settings.threads, "num_gpus": 1 if gpus else 0}
+        self._kind = self.ray.remote(**self._needs, max_restarts=0, max_concurrency=4)(RayWorker)
         self._actors: list[_Actor | None] = [None] * settings.workers
         self._not_before = 0.0
 
@@ -98,15 +103,18 @@ class RayPool:
                     self._actors[index] = self._start(index)
                 continue
             ready, _ = self.ray.wait([actor.ping], timeout=0)
-            if not ready:
-                continue  # it is being placed, or busy importing; its lease says when that takes too long
+            if not ready:  # it is being placed, or busy importing; its lease says when that takes too long
+                if not actor.warned and time.monotonic() - actor.asked > ROOM_SECONDS:
+                    actor.warned = True
+                    log.warning("worker %s does not answer; has the cluster room for %s?", actor.name, self._needs)
+                continue
             try:
                 self.ray.get(actor.ping)
             except self.ray.exceptions.RayError as error:
                 self._died(index, actor, str(error).splitlines()[0])
                 continue
             if time.monotonic() - actor.asked > PING_SECONDS:
-                actor.ping, actor.asked = actor.handle.ping.remote(), time.monotonic()
+                actor.ping, actor.asked, actor.warned = actor.handle.ping.remote(), time.monotonic(), False
 
     def wake(self) -> None:
         for actor in self._actors:
@@ -115,12 +123,16 @@ class RayPool:
 
     def stop(self) -> None:
         living = [actor for actor in self._actors if actor is not None]
-        stopped = [actor.handle.stop.remote() for actor in living]
-        self.ray.wait(stopped, num_returns=len(stopped), timeout=STOP_SECONDS) if stopped else None
+        try:
+            stopped = [actor.handle.stop.remote() for actor in living]
+            if stopped:
+                self.ray.wait(stopped, num_returns=len(stopped), timeout=STOP_SECONDS)
+            for actor in living:
+                self.ray.kill(actor.handle)
+        except Exception as error:  # the cluster went first
+            log.error("the workers could not be told to stop: %s", str(error).splitlines()[0])
         for actor in living:
-            self.ray.kill(actor.handle)
-            self.store.release_worker(actor.name, "the server was stopped", strike=False)
-            self.store.worker_gone(actor.name)
+            forget_worker(self.store, actor.name)
         self._actors = [None] * len(self._actors)
 
     def _start(self, index: int) -> _Actor:

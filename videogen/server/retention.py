@@ -74,23 +74,24 @@ class Janitor:
 
     def _candidates(self, *conditions: Any) -> list[str]:
         with self.store.database.read() as connection:
-            return list(connection.scalars(self._free().where(*conditions).order_by(files.c.created_at).limit(1000)))
+            query = select(files.c.id).where(*self._free(), *conditions).order_by(files.c.created_at).limit(1000)
+            return list(connection.scalars(query))
 
-    def _free(self) -> Any:
-        """Files that nobody downloads and no waiting or running job names."""
+    def _free(self) -> tuple[Any, ...]:
+        """What is true of files that nobody downloads and no waiting or running job names."""
         needed = (
             select(jobs.c.id)
             .where(jobs.c.status.in_(ACTIVE), cast(jobs.c.request, String).contains(files.c.id))
             .exists()
         )
-        return select(files.c.id).where(files.c.held_until < epoch(), ~needed)
+        return files.c.held_until < epoch(), ~needed
 
     def _remove(self, file_id: str) -> bool:
         """Remove one file, unless it was taken into use since it was chosen."""
         with self.store.database.write() as connection:
-            if connection.scalar(self._free().where(files.c.id == file_id)) is None:
+            # One statement, so that a download that begins at this moment either keeps the file or does not find it.
+            if not connection.execute(delete(files).where(files.c.id == file_id, *self._free())).rowcount:
                 return False
-            connection.execute(delete(files).where(files.c.id == file_id))
             connection.execute(
                 update(jobs).where(jobs.c.file_id == file_id).values(expires_at=epoch(), note="its file expired")
             )

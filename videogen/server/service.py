@@ -21,7 +21,7 @@ from videogen.server.jobs import IdempotencyConflict, Job, JobStore, NewJob, Que
 from videogen.server.media import Media
 from videogen.server.metrics import Metrics
 from videogen.server.planning import Ask, Planned, Planner, Refused, StoredPicture, check_text
-from videogen.server.retention import Janitor
+from videogen.server.retention import HOLD_SECONDS, Janitor
 from videogen.server.settings import Settings
 from videogen.server.storage import Storage, is_id
 from videogen.server.supervisor import Supervisor, make_pool, new_server_id
@@ -288,6 +288,9 @@ class Service:
             add("subject", subject, f"subjects.{index}")
         if ask.source is not None:
             found["source"] = [self._source(ask.source, tenant)]
+        for group in found.values():
+            for stored in group:  # none may expire before the job names it
+                self.janitor.hold(stored.file_id, HOLD_SECONDS)
         return found
 
     def _source(self, source: str, tenant: str) -> StoredPicture:

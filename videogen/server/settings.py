@@ -21,7 +21,7 @@ class Settings(BaseModel):
         database: SQLAlchemy URL; None is SQLite in `data`. Several servers share one PostgreSQL and one `data`.
         model: model folder; None is the shipped one.
         workers: worker processes (or Ray actors); 0 leaves the work to other servers on the same database.
-        threads: torch threads of a worker; None divides the cores, at most 8 each, one left for the answers.
+        threads: torch threads of a worker; None divides the cores, at most 8 each, one left for the answers (a Ray actor takes 1).
         ray: address of a Ray cluster ("auto", "ray://host:10001"); None starts processes here.
         api_key_file: JSON file written by `videogen keys`; None asks for no key.
         allow_remote_images: whether requests may name pictures by http(s) address.

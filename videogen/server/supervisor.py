@@ -14,8 +14,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sqlalchemy.exc import OperationalError
-
+from videogen.server.database import UNAVAILABLE
 from videogen.server.jobs import JobStore
 from videogen.server.settings import Settings
 
@@ -68,7 +67,7 @@ class Supervisor:
         self._thread.join()
         if self.pool is not None:
             self.pool.stop()
-        self.store.worker_gone(self.server)
+        forget_worker(self.store, self.server)
 
     def _run(self) -> None:
         checked = 0.0
@@ -81,13 +80,22 @@ class Supervisor:
                     self._seen()
                     self.store.reap(2 * self.settings.lease)
                     self.store.forget_dead_workers(20 * self.settings.lease)
-            except OperationalError as error:
+            except UNAVAILABLE as error:
                 log.error("the database does not answer: %s", str(error).splitlines()[0])
             except Exception:
                 log.exception("the supervisor goes on after an error")
 
     def _seen(self) -> None:
         self.store.worker_seen(self.server, self.server, "server", {"pid": os.getpid(), "host": socket.gethostname()})
+
+
+def forget_worker(store: JobStore, worker: str) -> None:
+    """Take the jobs of a worker that was stopped back into the queue. Where the database is gone too, its leases run out."""
+    try:
+        store.release_worker(worker, "the server was stopped", strike=False)
+        store.worker_gone(worker)
+    except UNAVAILABLE as error:
+        log.error("%s is stopped, but the database does not answer: %s", worker, str(error).splitlines()[0])
 
 
 def new_server_id() -> str:
@@ -138,8 +146,7 @@ class ProcessPool:
                 slot.process.wait()
             if slot.process.stdin:
                 slot.process.stdin.close()
-            self.store.release_worker(slot.name, "the server was stopped", strike=False)
-            self.store.worker_gone(slot.name)
+            forget_worker(self.store, slot.name)
         self._slots = [None] * len(self._slots)
 
     def _start(self, index: int) -> _Process:

@@ -7,6 +7,7 @@ closes, the server is gone: the worker gives its job back after the step at work
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import logging
 import os
@@ -14,13 +15,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy.exc import OperationalError
-
-from videogen.server.database import Database
+from videogen.server.database import UNAVAILABLE, Database
 from videogen.server.jobs import Job, JobStore
+from videogen.server.memory import peak_bytes, resident_bytes
 from videogen.server.planning import JobRequest
 from videogen.server.settings import Settings
 from videogen.server.storage import Storage
@@ -61,6 +61,8 @@ class Worker:
         self.storage = Storage(settings.data)
         self.stopping = threading.Event()
         self.woken = threading.Event()
+        self._ended = threading.Event()
+        self._unsure = False  # whether a job may be ours that nobody works on: the database fell silent in between
         self.state = "loading"
         self.details: dict[str, Any] = {"pid": os.getpid()}
 
@@ -83,51 +85,71 @@ class Worker:
         log.info("%s is ready on %s", self.name, self.generator.device)
         while not self.stopping.is_set():
             try:
-                job = self.store.claim(self.name, self.settings.lease)
-            except OperationalError as error:
+                self._next()
+            except UNAVAILABLE as error:
                 log.error("the database does not answer, trying again: %s", _first_line(error))
+                self._unsure = True
                 self.stopping.wait(1.0)
-                continue
-            if job is None:
-                self.woken.wait(POLL_SECONDS)
-                self.woken.clear()
-                continue
-            self.state = "running"
-            self._work(job)
-            self.state = "idle"
-        self.store.worker_gone(self.name)
+        self._ended.set()
+        beat.join(5.0)
+        try:
+            self.store.worker_gone(self.name)
+        except UNAVAILABLE as error:
+            log.error("%s ends, but the database does not answer: %s", self.name, _first_line(error))
         self.database.close()
+
+    def _next(self) -> None:
+        """Take a job, if there is one, and carry it out; otherwise wait a moment.
+
+        Raises:
+            SQLAlchemyError: one of `UNAVAILABLE`, after which a job may be ours of which we do not know.
+        """
+        if self._unsure:
+            self.store.release_worker(self.name, "the database did not answer its worker", strike=False)
+            self._unsure = False
+        job = self.store.claim(self.name, self.settings.lease)
+        if job is None:
+            self.woken.wait(POLL_SECONDS)
+            self.woken.clear()
+            return
+        self.state = "running"
+        try:
+            self._work(job)
+        finally:
+            self.state = "idle"
 
     def _work(self, job: Job) -> None:
         jobs = [job]
         if job.batchable and job.step == 0 and self.settings.max_batch > 1:
             jobs += self.store.claim_like(job, self.name, self.settings.lease, self.settings.max_batch - 1)
-        started = time.monotonic()
+        self._guarded(jobs, lambda: self._single(job) if len(jobs) == 1 else self._batch(jobs))
+
+    def _guarded(self, jobs: Sequence[Job], work: Callable[[], None]) -> None:
+        """Do some work on jobs. Whatever it raises, each of them ends or goes back to the queue."""
         try:
-            if len(jobs) == 1:
-                self._single(job)
-            else:
-                self._batch(jobs)
+            work()
         except _Stopped:
-            for one in jobs:
-                self.store.release(one.id, self.name, "its worker was stopped")
+            for job in jobs:
+                self.store.release(job.id, self.name, "its worker was stopped")
+        except _Cancelled:
+            for job in jobs:
+                self.store.mark_cancelled(job.id, self.name)
+                self.storage.remove_work(job.id)
         except _Lost:
-            log.warning("%s was taken over by another worker; what was made is thrown away", job.id)
-        except (OSError, OperationalError, MemoryError) as error:
-            for one in jobs:
-                self._passing(one, error)
+            log.warning("%s was taken over; what was made is thrown away", ", ".join(job.id for job in jobs))
+        except (OSError, MemoryError, *UNAVAILABLE) as error:
+            for job in jobs:
+                self._passing(job, error)
         except Exception:
-            log.exception("%s failed", job.id)
-            for one in jobs:
-                self._end(one, "internal", "an internal error; the log of the server says more.")
-        log.info("%s took %.2f s", ", ".join(one.id for one in jobs), time.monotonic() - started)
+            for job in jobs:
+                log.exception("%s failed", job.id)
+                self._end(job, "internal", "an internal error; the log of the server says more.")
 
     def _single(self, job: Job) -> None:
         from videogen.server.generation import (
             CHECKPOINT_SECONDS,
             Step,
             load_checkpoint,
-            peak_bytes,
             save_checkpoint,
             write_preview,
         )
@@ -178,10 +200,6 @@ class Worker:
         try:
             clip = self.generator.run(request, self.storage, on_step, resume)
             self._finish(job, request, clip)
-        except _Cancelled:
-            self.store.mark_cancelled(job.id, self.name)
-            self.storage.remove_work(job.id)
-            return
         except FloatingPointError as error:
             self._end(job, "not_finite", f"the model gave numbers that are not finite ({error})")
             return
@@ -227,19 +245,22 @@ class Worker:
             clips = self.generator.run_batch(requests, on_step)
         except FloatingPointError:  # one of them: each is tried alone
             clips = []
-        for index, job in enumerate(jobs):
-            if job.id not in alive:
-                continue
+
+        def end(index: int) -> None:
             if not clips:
-                self._single(job)
-                continue
+                self._single(jobs[index])
+                return
             clip = clips[index]
             if isinstance(clip, BadClip):
-                self._end(job, clip.code, str(clip))
+                self._end(jobs[index], clip.code, str(clip))
             elif isinstance(clip, Exception):
                 raise clip
             else:
-                self._finish(job, requests[index], clip)
+                self._finish(jobs[index], requests[index], clip)
+
+        for index, job in enumerate(jobs):  # what becomes of one is nothing to the others
+            if job.id in alive:
+                self._guarded([job], functools.partial(end, index))
 
     def _finish(self, job: Job, request: JobRequest, clip: Any) -> None:
         from videogen.server.generation import write_clip
@@ -252,6 +273,7 @@ class Worker:
         made = write_clip(clip, request, file_id, self.storage, adjusted, warnings)
         if not self.store.complete(job.id, self.name, **made, keep_days=self.settings.keep_days):
             raise _Lost
+        log.info("%s is completed", job.id)
         self.storage.remove_work(job.id)
 
     def _end(self, job: Job, code: str, message: str) -> None:
@@ -263,7 +285,7 @@ class Worker:
         """Something that may pass: the job waits and is tried again."""
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             note = "the disk is full"
-        elif isinstance(error, OperationalError):
+        elif isinstance(error, UNAVAILABLE):
             note = "the database did not answer"
         else:
             note = f"{type(error).__name__}: {error}"
@@ -275,28 +297,30 @@ class Worker:
                 else:
                     self.store.release(job.id, self.name, note, delay=RETRY_SECONDS)
                 return
-            except OperationalError as again:
+            except UNAVAILABLE as again:
                 log.error("%s: the database does not answer: %s", job.id, _first_line(again))
                 self.stopping.wait(1.0)
 
     def _seen(self) -> None:
-        from videogen.server.generation import peak_bytes
-
-        details = {**self.details, "peak_bytes": peak_bytes()}
+        details = {**self.details, "peak_bytes": peak_bytes(), "resident_bytes": resident_bytes()}
         self.store.worker_seen(self.name, self.server, self.state, details)
 
     def _beat(self) -> None:
-        while not self.stopping.wait(self.settings.lease / 3 if self.state != "loading" else 1.0):
+        # Until the very end: a worker that is told to stop still owns the job whose step it finishes.
+        while not self._ended.wait(self.settings.lease / 3 if self.state != "loading" else 1.0):
             try:
                 self._seen()
                 self.store.renew(self.name, self.settings.lease)
-            except OperationalError as error:
+            except UNAVAILABLE as error:
                 log.error("the heartbeat of %s failed: %s", self.name, _first_line(error))
+            except Exception:
+                log.exception("the heartbeat of %s goes on after an error", self.name)
 
 
 def default_threads(num_workers: int) -> int:
     """Torch threads of a worker: its share of the cores, one core left for the answers, at most 8."""
-    return max(1, min(8, ((os.cpu_count() or 2) - 1) // max(1, num_workers)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    return max(1, min(8, (cores - 1) // max(1, num_workers)))
 
 
 def _first_line(error: Exception) -> str:
