@@ -24,6 +24,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("videogen.cli.generate", "Make a video from a prompt, and from pictures if given."),
     "extend": ("videogen.cli.extend", "Continue a video."),
+    "plan": ("videogen.cli.plan", "Say what a request will take, before it runs."),
     "replay": ("videogen.cli.replay", "Make the same bytes again from a receipt."),
     "info": ("videogen.cli.info", "Print the receipt of a video."),
     "vocabulary": ("videogen.cli.vocabulary", "List the words that the shipped model knows."),
@@ -31,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("videogen.cli.train", "Train a model from a configuration."),
     "publish": ("videogen.cli.publish", "Make a model folder of a trained run."),
     "evaluate": ("videogen.cli.evaluate", "Measure a model."),
+    "benchmark": ("videogen.cli.benchmark", "Measure what it costs on this machine."),
     "serve": ("videogen.cli.serve", "Serve the API and the studio."),
     "keys": ("videogen.cli.keys", "Make, list and remove API keys of a server."),
     "submit": ("videogen.cli.submit", "Send a request to a server."),

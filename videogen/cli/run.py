@@ -90,6 +90,13 @@ def generate_files(
     from videogen.data.video import write_video
 
     folder = model_folder(model)
+    if task != "extend":
+        from videogen.cli.plan import announce, resolve_request
+        from videogen.planning.specs import load_spec
+
+        num_extra = sum(item.role in ("last", "keyframe", "subject") for item in inputs)
+        spec = load_spec(folder)
+        announce(spec, resolve_request(spec, settings, len(seeds), num_extra))
     pipe = load_pipeline(task, folder)
     model_hash = weights_sha256(folder)
     arguments = pipeline_arguments(inputs)

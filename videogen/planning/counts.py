@@ -100,8 +100,8 @@ def transformer_active(c: Config) -> int:
 def transformer_flops(c: Config, grid: Grid) -> Counts:
     """Operations of one forward pass over one item, by part.
 
-    "linear attention" and "softmax anchors" are their projections; what the tokens exchange stands apart as "linear state" and "softmax
-    scores", because only the latter can grow with the square of the length.
+    "linear attention" and "softmax anchors" are their projections; what tokens exchange stands apart as "linear state", "softmax
+    scores" and "text scores": only "softmax scores" can grow with the square of the length.
     """
     width, inner, heads = c["width"], c["num_heads"] * c["head_dim"], c["num_heads"]
     length, n, text = grid.tokens, grid.num_frames, grid.text_tokens
@@ -124,8 +124,8 @@ def transformer_flops(c: Config, grid: Grid) -> Counts:
         "linear state": linear * 2 * state,
         "softmax anchors": softmax * 2 * length * (4 * width * inner + heads * width),
         "softmax scores": softmax * 4 * pairs * inner,
-        "text cross-attention": cross
-        * (4 * length * width * inner + 4 * text * c["text_width"] * inner + 4 * length * text * inner),
+        "text cross-attention": cross * (4 * length * width * inner + 4 * text * c["text_width"] * inner),
+        "text scores": cross * 4 * length * text * inner,
         "dense feed-forwards": dense * 6 * length * width * c["dense_hidden"],
         "routed experts": moe * 6 * length * c["top_k"] * width * c["expert_hidden"],
         "shared experts": moe * 6 * length * width * c["shared_hidden"],

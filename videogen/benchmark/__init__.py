@@ -1,0 +1,1 @@
+"""What the operators, the backbone, the tokenizer and a whole clip cost on the machine at hand, beside what others cost there."""

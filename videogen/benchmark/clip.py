@@ -1,0 +1,164 @@
+"""Where the time of one clip of the shipped model goes, from the start of the process to the closed file.
+
+Two kinds of rows: the real command `videogen generate` from outside (`command`), and its parts in one process (`import torch`, `import diffusers`,
+`import videogen`, `load`, `text`, `denoise` per step, `decode`, `write`), then the same clip a second time in that process (`warm`). `--help` is measured too.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from videogen.benchmark.measure import Budget, CaseFailed, Row, peak_memory
+from videogen.benchmark.measure import run_case as run_in_process
+
+PROMPT = "a fox jumps in the snow, [Pan left]"
+#: Seconds of the clip that is made.
+DURATION = 2.0
+_COMMAND = "import sys; from videogen.cli import main; sys.exit(main())"
+_PROFILE = "import sys, time; started = time.time(); from videogen.benchmark.clip import profile; profile(float(sys.argv[1]), started, sys.argv[2:])"
+
+
+class Stopwatch:
+    """Seconds by part; parts that happen several times keep each time."""
+
+    def __init__(self) -> None:
+        self.times: dict[str, list[float]] = {}
+
+    def lap(self, part: str, since: float) -> float:
+        """Note the time since `since` (of `time.time`) as `part`, and return the time now."""
+        now = time.time()
+        self.times.setdefault(part, []).append(now - since)
+        return now
+
+    def watch(self, owner: Any, method: str, part: str) -> None:
+        """Note every call of a method as `part`."""
+        original = getattr(owner, method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            since = time.time()
+            result = original(*args, **kwargs)
+            self.lap(part, since)
+            return result
+
+        setattr(owner, method, timed)
+
+
+def profile(process_started: float, python_ready: float, arguments: list[str]) -> None:
+    """Make the clip with a clock at every part; prints one line `part seconds` each. Run in a fresh process."""
+    watch = Stopwatch()
+    watch.times["start python"] = [python_ready - process_started]
+    now = time.time()
+    import torch
+
+    now = watch.lap("import torch", now)
+    import diffusers  # noqa: F401
+
+    now = watch.lap("import diffusers", now)
+    from videogen.cli import run
+    from videogen.data.video import write_video
+
+    folder = run.model_folder(Path(arguments[1]) if len(arguments) > 1 else None)
+    import videogen_pipelines.text_to_video  # noqa: F401
+
+    now = watch.lap("import videogen", now)
+    pipe = run.load_pipeline("text", folder)
+    watch.lap("load", now)
+    watch.watch(pipe, "encode_prompt", "text")
+    watch.watch(pipe.transformer, "forward", "denoise")
+    watch.watch(pipe, "decode_latents", "decode")
+    for attempt in ("cold", "warm"):
+        began = time.time()
+        result = pipe(prompt=PROMPT, duration=DURATION, seed=0, output_type="np")
+        since = time.time()
+        write_video(Path(arguments[0]), result.uint8()[0], result.fps, {})
+        watch.lap("write", since)
+        watch.lap(attempt, began)
+        if attempt == "cold":
+            watch.lap("process to file", process_started)
+    for part, times in watch.times.items():
+        print("part", part.replace(" ", "_"), *times)
+    print("peak", peak_memory(pipe.device))
+    print("frames", len(result.frames[0]), "threads", torch.get_num_threads())
+
+
+def run_case(model: str | None = None) -> Row:
+    """The parts of one clip: `parts` (part -> list of seconds), `frames`, `peak_bytes`."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", _PROFILE, repr(time.time()), str(Path(folder) / "clip.mp4")]
+        command += [model] if model else []
+        result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise RuntimeError((result.stderr.strip().splitlines() or ["no message"])[-1])
+    parts, row = {}, {}
+    for line in result.stdout.splitlines():
+        words = line.split()
+        if words[:1] == ["part"]:
+            parts[words[1].replace("_", " ")] = [float(word) for word in words[2:]]
+        elif words[:1] == ["peak"]:
+            row["peak_bytes"] = int(words[1])
+        elif words[:1] == ["frames"]:
+            row |= {"frames": int(words[1]), "threads": int(words[3])}
+    return {**row, "parts": parts}
+
+
+def run(*, model: str | None = None, repeats: int = 3, budget: Budget, say: Callable[[str], None]) -> Iterator[Row]:
+    """Rows of `videogen --help`, `videogen generate` and the parts of a clip, each several times; every row is one run."""
+    for repeat in range(repeats):
+        if budget.left() < 30 and repeat:
+            say(f"run {repeat + 1} of {repeats}: left out, no time is left")
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            make = ["generate", PROMPT, "--duration", f"{DURATION:g}", "-o", str(Path(folder) / "clip.mp4")]
+            for name, arguments in (("--help", ["--help"]), ("generate", make + (["--model", model] if model else []))):
+                seconds, peak = _command(arguments)
+                say(f"videogen {name}: {seconds:.2f} s")
+                yield {
+                    "benchmark": "clip",
+                    "model": f"videogen {name}",
+                    "tokens": 0,
+                    "seconds": seconds,
+                    "peak_bytes": peak,
+                    "part": "command",
+                    "run": repeat,
+                }
+        try:
+            found = run_in_process("clip", {"model": model}, budget.timeout())
+        except CaseFailed as error:
+            say(f"the parts of a clip: failed: {error}")
+            return
+        for part, times in found["parts"].items():
+            yield {
+                "benchmark": "clip",
+                "model": "videogen",
+                "tokens": 0,
+                "seconds": sum(times),
+                "peak_bytes": found["peak_bytes"],
+                "part": part,
+                "calls": len(times),
+                "run": repeat,
+                "frames": found["frames"],
+            }
+
+
+def _command(arguments: list[str]) -> tuple[float, int]:
+    """Seconds and peak memory of a command from outside: start of the process to its end."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-c", _COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    message = process.stderr.read().decode(errors="replace")
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    process.stderr.close()
+    if process.returncode:
+        raise CaseFailed(f"videogen {arguments[0]} ended with {process.returncode}: {message.strip()}")
+    return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)

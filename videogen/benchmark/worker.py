@@ -1,0 +1,26 @@
+"""One case of a benchmark in a process of its own: `python -m videogen.benchmark.worker JSON` prints its row as the last line."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from importlib import import_module
+
+KINDS = ("backbone", "tokenizer", "ops", "clip")
+
+
+def main(argument: str) -> None:
+    case = json.loads(argument)
+    if case["kind"] not in KINDS:
+        raise ValueError(f"`kind` must be one of {', '.join(KINDS)}, got {case['kind']!r}.")
+    warnings.simplefilter("ignore")
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()
+    row = import_module(f"videogen.benchmark.{case['kind']}").run_case(**case["arguments"])
+    print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
