@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tokenizer3d.autoencoder import CausalVideoAutoencoder
-from videogen.benchmark import backbone, clip, measure, ops, report, tokenizer
+from videogen.benchmark import backbone, clip, clip_profile, measure, ops, report, tokenizer
 from videogen.benchmark.measure import Budget, CaseFailed
 from videogen.cli import main
 from videogen.models.transformer import VideoTransformer
@@ -301,7 +301,7 @@ def test_a_case_that_fails_says_why() -> None:
 
 
 def test_parts_of_a_clip_are_timed() -> None:
-    watch = clip.Stopwatch()
+    watch = clip_profile.Stopwatch()
 
     class Thing:
         def double(self, value: int) -> int:
@@ -311,6 +311,12 @@ def test_parts_of_a_clip_are_timed() -> None:
     watch.watch(thing, "double", "doubling")
     assert thing.double(3) == 6 and thing.double(4) == 8
     assert len(watch.times["doubling"]) == 2 and all(seconds >= 0 for seconds in watch.times["doubling"])
+
+
+def test_the_clock_of_a_clip_starts_before_anything_heavy() -> None:
+    code = "import sys, videogen.benchmark.clip_profile; print('torch' in sys.modules, 'diffusers' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False", "False"]
 
 
 @pytest.mark.slow

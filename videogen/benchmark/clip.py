@@ -13,79 +13,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from videogen.benchmark.measure import Budget, CaseFailed, Row, peak_memory
+from videogen.benchmark.clip_profile import DURATION, PROMPT
+from videogen.benchmark.measure import Budget, CaseFailed, Row
 from videogen.benchmark.measure import run_case as run_in_process
 
-PROMPT = "a fox jumps in the snow, [Pan left]"
-#: Seconds of the clip that is made.
-DURATION = 2.0
 _COMMAND = "import sys; from videogen.cli import main; sys.exit(main())"
-_PROFILE = "import sys, time; started = time.time(); from videogen.benchmark.clip import profile; profile(float(sys.argv[1]), started, sys.argv[2:])"
-
-
-class Stopwatch:
-    """Seconds by part; parts that happen several times keep each time."""
-
-    def __init__(self) -> None:
-        self.times: dict[str, list[float]] = {}
-
-    def lap(self, part: str, since: float) -> float:
-        """Note the time since `since` (of `time.time`) as `part`, and return the time now."""
-        now = time.time()
-        self.times.setdefault(part, []).append(now - since)
-        return now
-
-    def watch(self, owner: Any, method: str, part: str) -> None:
-        """Note every call of a method as `part`."""
-        original = getattr(owner, method)
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            since = time.time()
-            result = original(*args, **kwargs)
-            self.lap(part, since)
-            return result
-
-        setattr(owner, method, timed)
-
-
-def profile(process_started: float, python_ready: float, arguments: list[str]) -> None:
-    """Make the clip with a clock at every part; prints one line `part seconds` each. Run in a fresh process."""
-    watch = Stopwatch()
-    watch.times["start python"] = [python_ready - process_started]
-    now = time.time()
-    import torch
-
-    now = watch.lap("import torch", now)
-    import diffusers  # noqa: F401
-
-    now = watch.lap("import diffusers", now)
-    from videogen.cli import run
-    from videogen.data.video import write_video
-
-    folder = run.model_folder(Path(arguments[1]) if len(arguments) > 1 else None)
-    import videogen_pipelines.text_to_video  # noqa: F401
-
-    now = watch.lap("import videogen", now)
-    pipe = run.load_pipeline("text", folder)
-    watch.lap("load", now)
-    watch.watch(pipe, "encode_prompt", "text")
-    watch.watch(pipe.transformer, "forward", "denoise")
-    watch.watch(pipe, "decode_latents", "decode")
-    for attempt in ("cold", "warm"):
-        began = time.time()
-        result = pipe(prompt=PROMPT, duration=DURATION, seed=0, output_type="np")
-        since = time.time()
-        write_video(Path(arguments[0]), result.uint8()[0], result.fps, {})
-        watch.lap("write", since)
-        watch.lap(attempt, began)
-        if attempt == "cold":
-            watch.lap("process to file", process_started)
-    for part, times in watch.times.items():
-        print("part", part.replace(" ", "_"), *times)
-    print("peak", peak_memory(pipe.device))
-    print("frames", len(result.frames[0]), "threads", torch.get_num_threads())
+_PROFILE = (
+    "import sys, time; ready = time.time(); from videogen.benchmark.clip_profile import profile; "
+    "profile(float(sys.argv[1]), ready, sys.argv[2:])"
+)
 
 
 def run_case(model: str | None = None) -> Row:
@@ -104,7 +41,7 @@ def run_case(model: str | None = None) -> Row:
         elif words[:1] == ["peak"]:
             row["peak_bytes"] = int(words[1])
         elif words[:1] == ["frames"]:
-            row |= {"frames": int(words[1]), "threads": int(words[3])}
+            row |= {"frames": int(words[1]), "threads": int(words[3]), "tokens": int(words[5])}
     return {**row, "parts": parts}
 
 
@@ -137,13 +74,14 @@ def run(*, model: str | None = None, repeats: int = 3, budget: Budget, say: Call
             yield {
                 "benchmark": "clip",
                 "model": "videogen",
-                "tokens": 0,
+                "tokens": found["tokens"],
                 "seconds": sum(times),
                 "peak_bytes": found["peak_bytes"],
                 "part": part,
                 "calls": len(times),
                 "run": repeat,
                 "frames": found["frames"],
+                "threads": found["threads"],
             }
 
 

@@ -243,7 +243,7 @@ def check(op: str, case: Case, out: Tensor, tensors: Sequence[Tensor]) -> None:
     wide = [tensor.detach().float() if tensor.is_floating_point() else tensor for tensor in tensors]
     with torch.no_grad():
         expected = case.run(backend, wide)
-    error = float((out.float() - expected).abs().max() / expected.abs().max())
+    error = float((out.detach().float() - expected).abs().max() / expected.abs().max())
     if not error < case.tolerance:
         raise WrongResult(f"{op} is off by {error:.3g} of its largest value; at most {case.tolerance:g} is rounding")
 

@@ -51,16 +51,20 @@ def write_report(
         picture = folder / f"{stem}.png"
         draw(rows, picture)
         written.append(picture)
-    body = {"backbone": _backbone, "blocks": _blocks, "tokenizer": _tokenizer, "ops": _ops, "clip": _clip}[kind](rows)
     lines = [f"# Benchmark: {kind}", "", *_header(environment, command, rows), ""]
     if picture is not None:
         lines += [f"![curves]({picture.name})", ""]
-    lines += body
+    lines += body(kind, rows)
     if left_out:
         lines += ["", "## Not measured", "", *(f"- {sentence}" for sentence in left_out)]
     path = folder / f"{stem}.md"
     path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return [*written, path]
+
+
+def body(kind: str, rows: Sequence[Row]) -> list[str]:
+    """The goals and tables of a report as lines of Markdown."""
+    return {"backbone": _backbone, "blocks": _blocks, "tokenizer": _tokenizer, "ops": _ops, "clip": _clip}[kind](rows)
 
 
 def _header(environment: Environment, command: str, rows: Sequence[Row]) -> list[str]:

@@ -171,9 +171,9 @@ def everything(
 def _run(
     kind: str, rows: Callable[[Callable[[str], None]], Iterable[dict[str, Any]]], json: Path | None, report: Path | None
 ) -> None:
-    """Run a benchmark; rows are on the disk after each of them, so that a run that is broken off keeps what it has."""
+    """Run a benchmark; rows are on the disk after each of them, so that a run that is broken off keeps what it has. Without a report its tables are printed."""
     from videogen.benchmark.measure import best_device, environment, write_rows
-    from videogen.benchmark.report import write_report
+    from videogen.benchmark.report import body, write_report
     from videogen.data.files import check_output_path
 
     if json is not None:
@@ -205,11 +205,12 @@ def _run(
         if report is not None and found:
             for path in write_report(kind, found, report, where, command, left_out):
                 typer.echo(f"Wrote {path}.")
-    if json is not None:
-        write_rows(json, found)
-        typer.echo(f"Wrote {json}.")
     if not found:
         raise ValueError("`--max-minutes` must leave time for at least one measurement; nothing was measured.")
+    if report is None:
+        typer.echo("\n".join(body(kind, found)).rstrip())
+    if json is not None:
+        typer.echo(f"Wrote {json}.")
 
 
 def _check_dtype(dtype: str) -> None:
