@@ -146,12 +146,28 @@ def test_what_the_goals_speak_of_comes_first_and_what_is_too_long_is_said(monkey
     models = ["videogen", "softmax-dense-total", "wan"]
     rows = list(backbone.run([1024, 8192, 131072], models, train=False, budget=Budget(None), say=said.append))
     assert done[:3] == [("videogen", 8192), ("videogen", 131072), ("softmax-dense-total", 131072)]
-    assert len(rows) == 6 and sum("failed: killed by signal 9" in line for line in said) == 3
+    assert [row["train"] for row in rows] == [False] * 6 and sum(
+        "failed: killed by signal 9" in line for line in said
+    ) == 3
     done.clear()
     monkeypatch.setattr(backbone, "matmul_rate", lambda *_: 1e9)  # a very slow machine
     list(backbone.run([1024, 262144], models[:2], train=False, budget=Budget(5), say=said.append))
     assert ("softmax-dense-total", 262144) not in done
     assert any("softmax-dense-total, 262,144 tokens: left out, would take about" in line for line in said)
+
+
+def test_the_step_of_the_shipped_size_is_measured_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def process(kind: str, arguments: dict[str, Any], timeout: float | None) -> dict[str, Any]:
+        asked.append(arguments)
+        return {**arguments, "seconds": 1.0, "peak_bytes": 1, "items_per_second": 16.0}
+
+    monkeypatch.setattr(backbone, "run_in_process", process)
+    list(backbone.run([1024], ["videogen"], budget=Budget(None), say=lambda sentence: None))
+    assert [(one["config"], one["train"]) for one in asked] == [("bench", False), ("bench", True), ("tiny", True)]
+    run = backbone.build("videogen", load_spec("tiny").transformer, Grid(2, 3, 3), torch.bfloat16, CPU, True, batch=2)
+    assert float(run()) > 0
 
 
 def fake_rows() -> list[dict[str, Any]]:

@@ -117,14 +117,16 @@ def model_config(name: str, c: Config) -> dict[str, Any]:
     return dict(c)
 
 
-def build(name: str, c: Config, grid: Grid, dtype: torch.dtype, device: torch.device, train: bool) -> Run:
-    """A model of `MODELS` with random weights and inputs of one item."""
+def build(
+    name: str, c: Config, grid: Grid, dtype: torch.dtype, device: torch.device, train: bool, batch: int = 1
+) -> Run:
+    """A model of `MODELS` with random weights and inputs of one item; of ours also of several."""
     builders = {"sana-video": build_sana, "wan": build_wan}
     if name in builders:
         if train:
             raise ValueError(f"`train` must be off for {name!r}: only our own training steps are compared.")
         return builders[name](c, grid, dtype, device)
-    return build_videogen(model_config(name, c), grid, 1, dtype, device, train)
+    return build_videogen(model_config(name, c), grid, batch, dtype, device, train)
 
 
 def build_videogen(
@@ -264,29 +266,36 @@ def run_case(
     dtype: str = "bfloat16",
     train: bool = False,
     block: str | None = None,
+    shape: tuple[int, int, int, int] | None = None,
 ) -> Row:
-    """One row: a model at one length, or one block of it; see `run`."""
+    """One row: a model at one length, or one block of it; see `run`. `shape`: items, latent frames, rows and columns instead of `tokens`."""
     torch.manual_seed(0)
     device, element = best_device(), getattr(torch, dtype)
     c = load_spec(config).transformer
-    grid = Grid(tokens // SIDE**2, SIDE, SIDE)
+    batch, *sides = shape or (1, tokens // SIDE**2, SIDE, SIDE)
+    grid = Grid(*sides)
     flops: float | None
     if block is not None:
         case, flops = build_block(block, c, grid, element, device)
     else:
-        case = build(model, c, grid, element, device, train)
-        ours = model not in ("sana-video", "wan")
-        one = float(sum(transformer_flops(model_config(model, c), grid).values())) if ours else None
-        flops = one if one is None or not train else 3 * one  # a backward pass is twice the work
+        case = build(model, c, grid, element, device, train, batch)
+        flops = None
+        if model not in ("sana-video", "wan"):
+            one = batch * sum(transformer_flops(model_config(model, c), grid).values())
+            flops = float(one * (3 if train else 1))  # a backward pass is twice the work
     row: Row = {
         "benchmark": "backbone",
         "model": model,
         "config": config,
-        "tokens": tokens,
+        "tokens": batch * grid.tokens,
         "mode": "train" if train else "forward",
+        "dtype": dtype,
+        "block": block,
+        "items": batch,
     }
-    row |= {"dtype": dtype, "block": block, **measure(case, device, element)}
+    row |= measure(case, device, element)
     row["parameters"] = sum(parameter.numel() for parameter in case.model.parameters())
+    row["items_per_second"] = batch / row["seconds"]
     if flops is not None:
         row |= {"flops": flops, "matmul_fraction": flops / row["seconds"] / row["matmul_flops"]}
     return row
@@ -343,6 +352,31 @@ def run(
         if not is_training:
             slower[model] = max(1.0, 1.2 * row["seconds"] * rate / _work(model, c, tokens))
         yield row
+    if train and "videogen" in models:
+        yield from _shipped_step(dtype, budget, say)
+
+
+def _shipped_step(dtype: str, budget: Budget, say: Callable[[str], None]) -> Iterator[Row]:
+    """A training step of the shipped size on clips of its own size, 16 at once, as its training configuration has it."""
+    name = "videogen (tiny), training step of 16 clips"
+    if budget.left() < 30:
+        say(f"{name}: left out, no time is left")
+        return
+    arguments = {
+        "model": "videogen",
+        "tokens": 0,
+        "config": "tiny",
+        "dtype": dtype,
+        "train": True,
+        "shape": (16, 5, 6, 6),
+    }
+    try:
+        row = run_in_process("backbone", arguments, budget.timeout())
+    except CaseFailed as error:
+        say(f"{name}: failed: {error}")
+        return
+    say(f"{name}: {row['items_per_second']:.3g} clips/s")
+    yield row
 
 
 def _work(model: str, c: Config, tokens: int) -> float:

@@ -409,7 +409,9 @@ def describe(estimate: Estimate) -> list[str]:
         f"Time        {_duration(estimate.total_seconds)}: "
         + _joined((n, _duration(s)) for n, s in estimate.seconds.items())
     )
-    lines.append(f"Device      {estimate.machine}, {_size(estimate.available)} free; {estimate.basis}")
+    lines.append(f"Device      {estimate.machine}, {_size(estimate.available)} usable; {estimate.basis}")
+    if not estimate.fits:
+        lines.append("            One such device does not hold it: the time is that of one that did.")
     for one in estimate.spread:
         if one.devices == 1 and len(estimate.spread) > 1:
             continue

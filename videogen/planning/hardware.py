@@ -273,7 +273,8 @@ def _measure_tokenizer(
     c: Config, grid: Grid, patch_size: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[float, float]:
     """Rates of decoding and encoding one later latent frame of at most 16 x 16 positions."""
-    model = CausalVideoAutoencoder(**c).to(device, dtype).eval()
+    # diffusers' own `to` warns about modules that could be kept in float32.
+    model = torch.nn.Module.to(CausalVideoAutoencoder(**c), device, dtype).eval()
     height, width = (min(side * patch_size, 16) for side in (grid.height, grid.width))
     latent = torch.zeros(1, c["latent_channels"], 1, height, width, dtype=dtype, device=device)
     frames = torch.zeros(1, c["in_channels"], 4, height * 16, width * 16, dtype=dtype, device=device)
