@@ -67,8 +67,7 @@ def load_spec(model: str | Path) -> ModelSpec:
         }
         known = path / "vocabulary.json"
         vocabulary = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else None
-        own = {name: {k: v for k, v in values.items() if not k.startswith("_")} for name, values in sections.items()}
-        return _spec(path.resolve().name, own, vocabulary)
+        return _spec(path.resolve().name, sections, vocabulary)
     if path.suffix not in (".yaml", ".yml"):
         path = CONFIG_FOLDER / f"{model}.yaml"
     if not path.is_file():
@@ -79,17 +78,24 @@ def load_spec(model: str | Path) -> ModelSpec:
         raise ValueError(
             f"`model` must be a YAML file with `transformer`, `text_encoder` and perhaps `tokenizer`, {str(path)!r} is not."
         )
+    for section, network in _NETWORKS.items():
+        unknown = sorted((sections.get(section) or {}).keys() - _defaults(network).keys())
+        if unknown:
+            raise ValueError(
+                f"`{section}.{unknown[0]}` of {path.stem!r} is not a setting of {network.__name__}; remove it."
+            )
     return _spec(path.stem, sections, None)
 
 
+def _defaults(network: type) -> dict[str, Any]:
+    parameters = list(inspect.signature(network.__init__).parameters.values())[1:]  # type: ignore[misc]
+    return {parameter.name: parameter.default for parameter in parameters}
+
+
 def _spec(name: str, sections: Mapping[str, Any], vocabulary: Mapping[str, Any] | None) -> ModelSpec:
+    """What is not given takes its default; what a network does not know is left out, as diffusers does with checkpoints."""
     complete = {}
     for section, network in _NETWORKS.items():
-        parameters = list(inspect.signature(network.__init__).parameters.values())[1:]  # type: ignore[misc]
-        defaults = {parameter.name: parameter.default for parameter in parameters}
-        given = sections.get(section) or {}
-        unknown = sorted(given.keys() - defaults.keys())
-        if unknown:
-            raise ValueError(f"`{section}.{unknown[0]}` of {name!r} is not a setting of {network.__name__}; remove it.")
-        complete[section] = {**defaults, **given}
+        defaults, given = _defaults(network), sections.get(section) or {}
+        complete[section] = {key: given.get(key, default) for key, default in defaults.items()}
     return ModelSpec(name, complete["transformer"], complete["text_encoder"], complete["tokenizer"], vocabulary)
