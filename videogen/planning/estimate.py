@@ -23,7 +23,7 @@ PROGRAM_BYTES = 450_000_000
 #: Frames per second are written at about this many pixels per second (x264, one thread).
 WRITE_PIXELS = 12e6
 #: Calls of operators per block and per evaluation, with what Python does between them, in units of `Rates.call`.
-_CALLS_PER_BLOCK, _CALLS_PER_EVALUATION = 90, 300
+_CALLS_PER_BLOCK, _CALLS_PER_EVALUATION = 160, 300
 #: Bytes per second to a device of another node: 400 Gbit/s.
 _NODE_LINK, _DEVICES_PER_NODE = 50e9, 8
 #: Share of a device's memory that is planned for.
