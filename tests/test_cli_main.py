@@ -30,7 +30,9 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
         assert f"\n  {name} " in result.stdout
 
 
-@pytest.mark.parametrize("command", ["generate", "extend", "replay", "info", "vocabulary", "stage", "train", "plan", "benchmark"])
+@pytest.mark.parametrize(
+    "command", ["generate", "extend", "replay", "info", "vocabulary", "stage", "train", "plan", "benchmark"]
+)
 def test_help_of_a_command_loads_nothing_heavy(command: str) -> None:
     code = f"import sys; from videogen.cli import main; main(['{command}', '--help']); print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
