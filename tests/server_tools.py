@@ -89,7 +89,7 @@ class RunningServer:
         self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
         atexit.register(self.kill)  # a test that failed leaves no server behind
 
-    def start(self, seconds: float = 300.0, ready: bool = True) -> RunningServer:
+    def start(self, seconds: float = 600.0, ready: bool = True) -> RunningServer:
         arguments = ["serve", "--port", str(self.port), "--data", str(self.data), "--model", str(self.model)]
         code = f"import sys; from videogen.cli import main; sys.exit(main({[*arguments, *self.options]!r}))"
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -147,7 +147,7 @@ def test_a_job_that_kills_its_worker_three_times_fails_and_the_next_one_runs(mod
     ended = server.job(job["id"])
     assert len(killed) == 3 and ended["status"] == "failed"
     assert ended["error"]["code"] == "worker_died" and "3 times" in ended["error"]["message"]
-    assert server.wait(server.submit(steps=1)["id"])["status"] == "completed"
+    assert server.wait(server.submit(steps=1)["id"], seconds=600)["status"] == "completed"
     server.stop()
 
 
