@@ -165,7 +165,7 @@ import videogen_pipelines.base
 from videogen.benchmark.backbone import build_videogen
 from videogen.benchmark.measure import peak_memory, reset_peak_memory
 from videogen.planning.counts import Grid
-from videogen.planning.estimate import Request, activation_bytes, evaluation_seconds
+from videogen.planning.estimate import Request, activation_bytes, evaluation_seconds, kept_bytes
 from videogen.planning.hardware import measure_rates, resident_memory
 from videogen.planning.specs import load_spec
 name, frames, height, width, batch, dtype = sys.argv[1], *map(int, sys.argv[2:6]), getattr(torch, sys.argv[6])
@@ -185,7 +185,8 @@ weights = sum(p.numel() for p in run.model.parameters()) * dtype.itemsize
 print(json.dumps({
     "seconds": times[len(times) // 2], "peak": peak_memory(device),
     "estimated_seconds": evaluation_seconds(spec.transformer, grid, batch, rates, dtype.itemsize),
-    "estimated_peak": program + weights + activation_bytes(spec.transformer, grid, batch, dtype.itemsize, True),
+    "estimated_peak": program + weights + activation_bytes(spec.transformer, grid, batch, dtype.itemsize, True)
+    + kept_bytes(spec.transformer, grid, batch, dtype.itemsize),
 }))
 """
 
