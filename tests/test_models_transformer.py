@@ -7,7 +7,9 @@ import torch
 import yaml
 from accelerate import init_empty_weights
 
+from videogen.conditioning.camera import CAMERA_AXES
 from videogen.models.embeddings import (
+    NUM_CAMERA_MOVES,
     TokenPosition,
     camera_displacement,
     frame_visibility,
@@ -257,6 +259,7 @@ def test_patches_and_other_sizes_run():
         ({"mixers": ["linear"]}, "`feed_forwards` must name one"),
         ({"mixers": ["linear", "conv", "linear", "softmax"]}, "'linear' and 'softmax', got 'conv'"),
         ({"cross_attention_layers": [4]}, "`cross_attention_layers` must lie in 0..3"),
+        ({"camera_dim": 5}, "`camera_dim` must be at least 6"),
     ],
 )
 def test_bad_configurations_are_named(change, message):
@@ -273,6 +276,7 @@ def test_bad_inputs_are_named(name):
 
 
 def test_displacement_is_the_integral_of_the_camera():
+    assert CAMERA_AXES[:NUM_CAMERA_MOVES] == ("truck", "pan", "push", "pedestal", "tilt", "zoom")
     kinds = torch.tensor([0, 1, 1, 1, 2, 3])
     times = torch.tensor(
         [0.0, 0.2, 0.5, 0.8, 0.35, 0.7]

@@ -417,6 +417,7 @@ def test_settings_are_checked_and_overridden(ground, tmp_path):
         ("bach_size=4", "`bach_size`: Extra inputs are not permitted"),
         ("tasks={dance: 1}", "must name tasks of text, .*got 'dance'"),
         ("data.source=folder", "`data.path` must name the folder"),
+        ("data={source: folder, path: x, loose_caption_share: 0.2}", "`data.loose_caption_share` must be 0"),
         ("nonsense", "must look like section.key=value, got 'nonsense'"),
     ):
         with pytest.raises(ValueError, match=message):

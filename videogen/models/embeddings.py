@@ -35,6 +35,9 @@ class FrameEmbedding(nn.Module):
         text_width: width of the pooled text.
         num_frequencies: of the noise level's waves.
         num_time_frequencies: of the time's; the slowest has a period of 8 s, each next one half of it.
+
+    Raises:
+        ValueError: a camera vector too short for the moves.
     """
 
     def __init__(
@@ -46,6 +49,10 @@ class FrameEmbedding(nn.Module):
         num_time_frequencies: int = 5,
     ):
         super().__init__()
+        if camera_dim < NUM_CAMERA_MOVES:
+            raise ValueError(
+                f"`camera_dim` must be at least {NUM_CAMERA_MOVES}, the moves a camera vector begins with, got {camera_dim}."
+            )
         self.num_frequencies = num_frequencies
         self.num_time_frequencies = num_time_frequencies
         self.time_in = nn.Linear(2 * num_frequencies, width)
@@ -64,8 +71,7 @@ class FrameEmbedding(nn.Module):
         dtype = self.time_in.weight.dtype
         waves = timestep_features(timestep, self.num_frequencies).to(dtype)  # [B, n, 2 * num_frequencies]
         noise_level = self.time_out(nn.functional.silu(self.time_in(waves)))
-        octaves = 2.0 ** torch.arange(self.num_time_frequencies, dtype=torch.float32, device=times.device)
-        phases = times.float()[:, None] * octaves * (math.pi / 4)
+        phases = octave_phases(times, self.num_time_frequencies)
         clock = torch.cat([phases.sin(), 1 - phases.cos()], dim=-1)  # 0 at the start of the clip
         clock = clock * (kinds < KIND_REFERENCE_1)[:, None]
         progress = torch.cat([displacement, clock.expand(len(displacement), -1, -1)], dim=-1).to(dtype)
@@ -111,9 +117,14 @@ class TokenPosition(nn.Module):
         return (row[:, :, :, None] + column[:, :, None]).flatten(1, 3)
 
     def _waves(self, place: Tensor) -> Tensor:
-        octaves = 2.0 ** torch.arange(self.num_frequencies, dtype=torch.float32, device=place.device)
-        phases = place[..., None] * octaves * (math.pi / 4)
+        phases = octave_phases(place, self.num_frequencies)
         return torch.cat([phases.sin(), phases.cos()], dim=-1).to(self.row.weight.dtype)
+
+
+def octave_phases(position: Tensor, num_octaves: int) -> Tensor:
+    """Phases of waves with a period of 8 and every half of it, [...] -> [..., num_octaves] float32 radians."""
+    octaves = 2.0 ** torch.arange(num_octaves, dtype=torch.float32, device=position.device)
+    return position.float()[..., None] * octaves * (math.pi / 4)
 
 
 def camera_displacement(camera: Tensor, times: Tensor, kinds: Tensor) -> Tensor:

@@ -372,8 +372,7 @@ def loosen(caption: str, chooser: random.Random, language: str) -> str:
 
     The grammar's few word orders would otherwise be learnt as such, and a prompt in another order be misread.
     """
-    comma, space = (",", "") if language == "zh" else (",", " ")
-    clauses = [clause.strip() for clause in caption.split(comma)]
+    clauses = [clause.strip() for clause in caption.split(",")]
     chooser.shuffle(clauses)
     if language == "zh":
         clauses = [re.sub("一个|的|在", lambda m: "" if chooser.random() < 0.3 else m[0], clause) for clause in clauses]
@@ -381,11 +380,10 @@ def loosen(caption: str, chooser: random.Random, language: str) -> str:
         split = [clause.split() for clause in clauses]
         kept = [[w for w in words[:-1] if w not in FUNCTION_WORDS or chooser.random() > 0.3] for words in split]
         clauses = [" ".join(short + words[-1:]) for short, words in zip(kept, split, strict=True)]
-    text = ""
-    for clause in filter(None, clauses):
-        text += (
-            chooser.choice((comma, comma, ":", "。" if language == "zh" else " and")) + space if text else ""
-        ) + clause
+    marks = (",", ",", ":", "。") if language == "zh" else (", ", ", ", ": ", " and ")
+    text, *others = filter(None, clauses)
+    for clause in others:
+        text += chooser.choice(marks) + clause
     return text
 
 

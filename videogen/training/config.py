@@ -70,6 +70,10 @@ class DataConfig(Section):
     def _check(self):
         if self.source == "folder" and not self.path:
             raise ValueError("`data.path` must name the folder of videos when `data.source` is 'folder'.")
+        if self.source == "folder" and self.loose_caption_share:
+            raise ValueError(
+                "`data.loose_caption_share` must be 0 when `data.source` is 'folder': only captions of Stage are loosened."
+            )
         if self.source == "folder" and not self.cache:
             raise ValueError("`data.cache` must name a folder when `data.source` is 'folder'; only Stage does without.")
         return self
