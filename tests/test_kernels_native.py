@@ -156,6 +156,49 @@ def test_route(top_k):
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_not_a_number_of_one_call_never_reaches_the_next(dtype):
+    """Scratch memory is kept between calls, and no length here is a multiple of the vector's 16."""
+
+    def leaves(keys):
+        return (
+            normal(3, 9, 2, 16).to(dtype),
+            normal(3, keys, 2, 2, 16).to(dtype),
+            positive(16),
+            positive(16),
+            normal(2, 15, 4, 2, 16).to(dtype),
+            normal(2, 15, 2).to(dtype),
+            normal(32, 1, 3, 3),
+        )
+
+    def run(query, key_value, norm_query, norm_key, qkvg, beta, conv):
+        keys = key_value.shape[1]
+        cross = mixers.cross_mixer(
+            query,
+            key_value,
+            norm_query,
+            norm_key,
+            torch.arange(keys) < torch.tensor([[keys], [1], [0]]),
+            backend="native",
+        )
+        cos, sin = tables(15, 16)
+        linear = mixers.linear_mixer(
+            qkvg, beta, norm_query, norm_key, norm_key, conv, cos, sin, (1, 3, 5), backend="native"
+        )
+        visible = (torch.arange(5)[:, None] - torch.arange(5)).abs() <= 1
+        softmax = mixers.softmax_mixer(
+            qkvg[:, :, :3], norm_query, norm_key, cos, sin, beta, visible=visible, backend="native"
+        )
+        return torch.cat([out.flatten() for out in (cross, linear, softmax)])
+
+    before = gradients(run, leaves(7))
+    poisoned = [torch.full_like(leaf, torch.nan) for leaf in leaves(100)]
+    assert gradients(run, poisoned)[0].isnan().any()
+    for one, other in zip(before, gradients(run, leaves(7)), strict=True):
+        assert one.isfinite().all() and torch.equal(one, other)
+
+
+@needs_compiler
 def test_not_a_number_stays_visible():
     x = normal(1, 4, 16)
     x[0, 2, 3] = torch.nan

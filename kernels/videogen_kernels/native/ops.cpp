@@ -683,13 +683,15 @@ struct SoftmaxHead {
 const float* mask_bias(const SoftmaxArgs& p, SoftmaxHead& s, int64_t b) {
     if (!p.key_mask && !p.visible) return nullptr;
     const int64_t per_frame = p.S / p.frames;
-    for (int64_t f = 0; f < p.frames; ++f)
+    for (int64_t f = 0; f < p.frames; ++f) {
         SIMD
         for (int64_t j = 0; j < p.S; ++j) {
             const bool seen = (!p.key_mask || p.key_mask[b * p.S + j]) &&
                               (!p.visible || p.visible[f * p.frames + j / per_frame]);
             s.bias[f * s.ld + j] = seen ? 0.0f : -2e38f;
         }
+        for (int64_t j = p.S; j < s.ld; ++j) s.bias[f * s.ld + j] = 0;  // scratch may hold the NaN of an earlier call
+    }
     return s.bias;
 }
 
