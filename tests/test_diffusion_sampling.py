@@ -141,6 +141,34 @@ def test_noise_of_a_seed_does_not_depend_on_references():
     assert torch.equal(plain, with_reference[:, :, :2])
 
 
+def test_outside_its_interval_guidance_is_off_and_costs_nothing(transformer):
+    embeds, mask = _prompt()
+    rows = []
+    handle = transformer.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+
+    def sample(**guidance):
+        return denoise(
+            transformer,
+            _scheduler(),
+            build_frames(2, SIZE),
+            embeds,
+            mask,
+            generators=_generators(0),
+            num_inference_steps=4,
+            negative_prompt_embeds=embeds * 0,
+            negative_prompt_attention_mask=mask,
+            **guidance,
+        )
+
+    upper = sample(guidance_scale=3.0, guidance_interval=(0.5, 0.9))
+    assert rows == [1, 2, 2, 1]  # at noise levels 1, 0.75, 0.5, 0.25
+    plain, full = sample(guidance_scale=1.0), sample(guidance_scale=3.0)
+    assert not torch.equal(upper, plain) and not torch.equal(upper, full)
+    assert torch.equal(sample(guidance_scale=3.0, guidance_interval=(0.1, 0.2)), plain)
+    assert torch.equal(sample(guidance_scale=3.0, guidance_interval=(0.0, 1.0)), full)
+    handle.remove()
+
+
 def test_guidance_of_equal_branches_changes_nothing_and_scale_extrapolates():
     torch.manual_seed(0)
     cond, uncond, known = torch.randn(2, 4, 3, 2, 2), torch.randn(2, 4, 3, 2, 2), torch.tensor([True, False, False])

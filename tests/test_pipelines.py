@@ -315,6 +315,7 @@ def test_a_last_window_may_overlap_by_more_than_half(text_pipe, monkeypatch):
         ({"guidance_scale": float("nan")}, "`guidance_scale` must be from 0 to 100, got nan"),
         ({"guidance_scale": -1.0}, "1.0 switches guidance off"),
         ({"guidance_method": "cfg"}, "`guidance_method` must be 'standard' or 'cfg_zero', got 'cfg'"),
+        ({"guidance_interval": (0.6, 0.5)}, "`guidance_interval` must be two noise levels .* got \\(0.6, 0.5\\)"),
         ({"guidance_rescale": float("nan")}, "`guidance_rescale` must be from 0 to 1, got nan"),
         ({"num_videos_per_prompt": 0}, "`num_videos_per_prompt`"),
         ({"batch_size": 0}, "`batch_size`"),

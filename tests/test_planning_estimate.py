@@ -142,9 +142,20 @@ def test_generate_refuses_what_cannot_fit_and_announces_what_takes_long(
 
     spec = load_spec(SHIPPED_FOLDER)
     settings = dict.fromkeys(
-        ("duration", "num_frames", "height", "width", "fps", "num_inference_steps", "guidance_scale")
+        (
+            "duration",
+            "num_frames",
+            "height",
+            "width",
+            "fps",
+            "num_inference_steps",
+            "guidance_scale",
+            "guidance_interval",
+        )
     )
     request = plan.resolve_request(spec, settings)
+    settings |= {"num_inference_steps": 4, "guidance_interval": (0.5, 1.0)}  # 1, 0.75 and 0.5 of 1, 0.75, 0.5 and 0.25
+    assert plan.resolve_request(spec, settings).evaluations == 3.5
     plan.announce(spec, request)
     assert capsys.readouterr().err == "", "a short run says nothing"
     monkeypatch.setattr(plan, "_SLOWEST", 1.0)

@@ -22,6 +22,7 @@ from videogen.evaluation.stage_suite import (
     run_suite,
     suite_hash,
     summarise,
+    true_clip,
 )
 from videogen.evaluation.statistics import wilson
 
@@ -123,6 +124,21 @@ def test_one_device_makes_the_clips_that_processes_make(tmp_path):
     for name in clips:
         frames = [read_video(tmp_path / kind / "clips" / name).frames for kind in ("processes", "device")]
         assert np.array_equal(*frames)
+
+
+def test_the_truth_may_take_the_first_steps(tmp_path):
+    settings = SuiteSettings(num_prompts=2, seeds=1, kinds=("seen",), num_inference_steps=20, true_steps=19)
+    summary = run_suite(settings, tmp_path)
+    prompts = load_prompts("dev", "rung1", 2)
+    assert summary["scene"]["n"] == 2 and summary["scene"]["accuracy"] == 1
+    for prompt in prompts:  # one step from a noise level of 0.05 is hardly more than the tokenizer's reconstruction
+        made = read_video(tmp_path / "clips" / f"{prompt.id}-0.mp4").frames / 255
+        assert np.mean((made - true_clip(prompt.id, 0) / 255) ** 2) < 10**-2
+    with pytest.raises(ValueError, match="`true_steps` must leave a step to the model, got 20"):
+        run_suite(replace(settings, true_steps=20), tmp_path / "all")
+    for change in ({"source": "renders"}, {"kinds": KINDS}, {"true_steps": -1}):
+        with pytest.raises(ValueError, match="`true_steps` must be 0, or a number of steps with the source 'model'"):
+            run_suite(replace(settings, **change), tmp_path / "refused")
 
 
 def test_chance_follows_from_the_prompts():

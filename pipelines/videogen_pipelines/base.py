@@ -35,6 +35,7 @@ from videogen.models.text_tokenizer import BytePairTokenizer
 from videogen.models.transformer import VideoTransformer
 from videogen_pipelines.output import GenerationCancelled, VideoPipelineOutput, convert_frames
 from videogen_pipelines.requests import (
+    DEFAULT_GUIDANCE_INTERVAL,
     DEFAULT_GUIDANCE_SCALE,
     DEFAULT_INFERENCE_STEPS,
     CameraInput,
@@ -226,6 +227,11 @@ class VideoGenerationPipeline(DiffusionPipeline):
     def default_guidance_scale(self) -> float:
         return float((self.vocabulary or {}).get("guidance_scale", DEFAULT_GUIDANCE_SCALE))
 
+    @property
+    def default_guidance_interval(self) -> tuple[float, float]:
+        low, high = (self.vocabulary or {}).get("guidance_interval", DEFAULT_GUIDANCE_INTERVAL)
+        return float(low), float(high)
+
     @torch.no_grad()
     def encode_prompt(self, prompt: str | Sequence[str]) -> tuple[Tensor, Tensor]:
         """Encodes prompts (camera brackets taken out before).
@@ -301,6 +307,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
         camera: CameraInput | None,
         guidance_method: Literal["standard", "cfg_zero"],
         guidance_rescale: float,
+        guidance_interval: tuple[float, float] | None,
         output_type: OutputType,
         return_dict: bool,
         callback_on_step_end: StepEndCallback | None,
@@ -312,7 +319,8 @@ class VideoGenerationPipeline(DiffusionPipeline):
         notes: list[str] = []
         steps = self.default_num_inference_steps if num_inference_steps is None else num_inference_steps
         scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
-        check_sampling(steps, scale, guidance_method, guidance_rescale, num_videos_per_prompt, batch_size)
+        interval = self.default_guidance_interval if guidance_interval is None else tuple(guidance_interval)
+        check_sampling(steps, scale, guidance_method, guidance_rescale, interval, num_videos_per_prompt, batch_size)
         if output_type not in ("np", "pt", "pil", "latent"):
             raise ValueError(f"`output_type` must be 'np', 'pt', 'pil' or 'latent', got {output_type!r}.")
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
@@ -390,6 +398,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
                     "guidance_scale": scale,
                     "guidance_method": guidance_method,
                     "guidance_rescale": guidance_rescale,
+                    "guidance_interval": interval,
                     "noise": None if latents is None else latents[chosen.start : chosen.stop],
                 }
                 results.append(
@@ -423,6 +432,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
             "guidance_scale": scale,
             "guidance_method": guidance_method,
             "guidance_rescale": guidance_rescale,
+            "guidance_interval": interval,
             "num_videos_per_prompt": num_videos_per_prompt,
             "batch_size": batch_size,
             **(requested or {}),

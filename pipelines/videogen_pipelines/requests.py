@@ -30,6 +30,7 @@ MAX_DURATION = 600.0
 
 DEFAULT_INFERENCE_STEPS = 20
 DEFAULT_GUIDANCE_SCALE = 3.0
+DEFAULT_GUIDANCE_INTERVAL = (0.0, 1.0)
 MAX_INFERENCE_STEPS = 1000
 MAX_GUIDANCE_SCALE = 100.0
 MAX_SEED = 2**63 - 1
@@ -160,6 +161,7 @@ def check_sampling(
     guidance_scale: float,
     guidance_method: str,
     guidance_rescale: float,
+    guidance_interval: Sequence[float],
     num_videos: int,
     batch_size: int,
 ) -> None:
@@ -179,6 +181,10 @@ def check_sampling(
         raise ValueError(f"`guidance_method` must be 'standard' or 'cfg_zero', got {guidance_method!r}.")
     if not 0 <= guidance_rescale <= 1:
         raise ValueError(f"`guidance_rescale` must be from 0 to 1, got {guidance_rescale}.")
+    if len(guidance_interval) != 2 or not 0 <= guidance_interval[0] <= guidance_interval[1] <= 1:
+        raise ValueError(
+            f"`guidance_interval` must be two noise levels from 0 to 1, the lower one first, got {tuple(guidance_interval)}."
+        )
 
 
 def make_generators(

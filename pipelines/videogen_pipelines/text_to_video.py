@@ -44,6 +44,7 @@ class TextToVideoPipeline(VideoGenerationPipeline):
         camera: CameraInput | None = None,
         guidance_method: Literal["standard", "cfg_zero"] = "standard",
         guidance_rescale: float = 0.0,
+        guidance_interval: tuple[float, float] | None = None,
         output_type: OutputType = "np",
         return_dict: bool = True,
         callback_on_step_end: StepEndCallback | None = None,
@@ -74,6 +75,7 @@ class TextToVideoPipeline(VideoGenerationPipeline):
                 brackets in the prompt.
             guidance_method: see `videogen.diffusion.sampling.guide`.
             guidance_rescale: 0..1, likewise.
+            guidance_interval: lowest and highest noise level, 0..1, at which to guide; None = the model's own default.
             output_type: see `VideoPipelineOutput.frames`.
             return_dict: False gives the tuple ``(frames,)``.
             callback_on_step_end: see `StepEndCallback`.
@@ -104,6 +106,7 @@ class TextToVideoPipeline(VideoGenerationPipeline):
             camera=camera,
             guidance_method=guidance_method,
             guidance_rescale=guidance_rescale,
+            guidance_interval=guidance_interval,
             output_type=output_type,
             return_dict=return_dict,
             callback_on_step_end=callback_on_step_end,

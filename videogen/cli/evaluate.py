@@ -36,6 +36,17 @@ def stage(
     ] = "model",
     steps: Annotated[int | None, typer.Option(help="Denoising steps; default the model's own.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="Default the model's own.")] = None,
+    guidance_interval: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Lowest and highest noise level at which to guide; default the model's own."),
+    ] = None,
+    true_steps: Annotated[
+        int,
+        typer.Option(
+            help="Start after so many steps, from the true clip with the noise of that step: where does it go wrong?",
+            min=0,
+        ),
+    ] = 0,
     batch_size: Annotated[int, typer.Option(help="Clips per forward pass.", min=1)] = 8,
     kinds: Annotated[str, typer.Option(help="Kinds of prompts, comma separated.")] = "seen,pairs,words,strangers",
     device: Annotated[
@@ -73,6 +84,8 @@ def stage(
         model=model,
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
+        guidance_interval=guidance_interval,
+        true_steps=true_steps,
         batch_size=batch_size,
         kinds=wanted,
         device=device,
@@ -85,7 +98,9 @@ def stage(
     columns = {}
     if ceilings:
         for other in ("renders", "tokenizer"):
-            chosen = replace(settings, source=other, seeds=1, kinds=tuple(k for k in wanted if k != "strangers"))
+            chosen = replace(
+                settings, source=other, seeds=1, true_steps=0, kinds=tuple(k for k in wanted if k != "strangers")
+            )
             columns[other] = run_suite(chosen, output / other, workers, report)
             summary[other] = columns[other]
     typer.echo(format_table(summary, **columns))
@@ -125,6 +140,10 @@ def sample(
     source: Annotated[str, typer.Option(help="model; renders (true clips of Stage prompts).")] = "model",
     steps: Annotated[int | None, typer.Option(help="Denoising steps; default the model's own.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="Default the model's own.")] = None,
+    guidance_interval: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Lowest and highest noise level at which to guide; default the model's own."),
+    ] = None,
     num_frames: Annotated[int | None, typer.Option(help="Default the trained length.")] = None,
     fps: Annotated[float | None, typer.Option(help="Default the trained rate.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels; default the trained size.")] = None,
@@ -159,6 +178,7 @@ def sample(
         seed=seed,
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
+        guidance_interval=guidance_interval,
         num_frames=num_frames,
         fps=fps,
         height=height,

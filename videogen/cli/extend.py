@@ -22,6 +22,12 @@ def extend(
     guidance_scale: Annotated[
         float | None, typer.Option(help="How strictly to follow the prompt; 1 switches guidance off.")
     ] = None,
+    guidance_interval: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="LOW HIGH", help="Noise levels, 0 to 1, at which to guide; a step elsewhere takes half the time."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same request with the same seed gives the same file.")] = 0,
     sheet: Annotated[Path | None, typer.Option(metavar="F", help="Also write a contact sheet (.png).")] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Video to write: .mp4, .webm or .gif.")] = Path(
@@ -56,6 +62,7 @@ def extend(
             "duration": duration,
             "num_inference_steps": steps,
             "guidance_scale": guidance_scale,
+            "guidance_interval": guidance_interval,
         },
         seeds=range(seed, seed + 1),
         output=output,

@@ -43,6 +43,12 @@ def generate(
     guidance_scale: Annotated[
         float | None, typer.Option(help="How strictly to follow the prompt; 1 switches guidance off.")
     ] = None,
+    guidance_interval: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="LOW HIGH", help="Noise levels, 0 to 1, at which to guide; a step elsewhere takes half the time."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same request with the same seed gives the same file.")] = 0,
     num_videos: Annotated[int, typer.Option(help="Videos to make, with seeds N, N + 1, ...")] = 1,
     sheet: Annotated[Path | None, typer.Option(metavar="F", help="Also write a contact sheet (.png).")] = None,
@@ -92,6 +98,7 @@ def generate(
             "fps": fps,
             "num_inference_steps": steps,
             "guidance_scale": guidance_scale,
+            "guidance_interval": guidance_interval,
         },
         seeds=range(seed, seed + num_videos),
         output=output,

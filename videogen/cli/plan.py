@@ -32,6 +32,12 @@ def plan(
     fps: Annotated[float | None, typer.Option(help="Frames per second.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="1 switches guidance off.")] = None,
+    guidance_interval: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="LOW HIGH", help="Noise levels, 0 to 1, at which to guide; a step elsewhere takes half the time."
+        ),
+    ] = None,
     num_videos: Annotated[int, typer.Option(help="Videos to make.", min=1, max=1000)] = 1,
     device: Annotated[
         str,
@@ -74,6 +80,7 @@ def plan(
             "fps": fps,
             "num_inference_steps": steps,
             "guidance_scale": guidance_scale,
+            "guidance_interval": guidance_interval,
         },
         num_videos,
     )
@@ -100,6 +107,7 @@ def resolve_request(spec: ModelSpec, settings: dict[str, Any], num_videos: int =
     Raises:
         ValueError: as the pipelines would.
     """
+    from videogen.diffusion.sampling import sampling_sigmas
     from videogen.planning.estimate import Request
     from videogen_pipelines import requests
 
@@ -112,7 +120,9 @@ def resolve_request(spec: ModelSpec, settings: dict[str, Any], num_videos: int =
     steps = int(default.get("num_inference_steps", requests.DEFAULT_INFERENCE_STEPS)) if steps is None else steps
     guidance = settings["guidance_scale"]
     guidance = float(default.get("guidance_scale", requests.DEFAULT_GUIDANCE_SCALE)) if guidance is None else guidance
-    requests.check_sampling(steps, guidance, "standard", 0.0, num_videos, 1)
+    interval = settings["guidance_interval"] or default.get("guidance_interval", requests.DEFAULT_GUIDANCE_INTERVAL)
+    requests.check_sampling(steps, guidance, "standard", 0.0, interval, num_videos, 1)
+    sigmas = [spec.shift * sigma / (1 + (spec.shift - 1) * sigma) for sigma in sampling_sigmas(steps)]
     trained = max(default["num_frames"]) if default.get("num_frames") else None
     windows = requests.plan_windows(frames, trained, scale)
     return Request(
@@ -122,6 +132,7 @@ def resolve_request(spec: ModelSpec, settings: dict[str, Any], num_videos: int =
         fps=fps,
         num_inference_steps=steps,
         guidance=guidance != 1.0,
+        num_guided_steps=sum(interval[0] <= sigma <= interval[1] for sigma in sigmas),
         window_frames=trained,
         num_windows=len(windows),
         num_extra=num_extra,

@@ -14,10 +14,14 @@ def publish(
     output: Annotated[Path, typer.Option("--output", "-o", help="Model folder to write, for `generate --model`.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Default number of denoising steps of this model.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(min=1.0, help="Default guidance of this model.")] = None,
+    guidance_interval: Annotated[
+        tuple[float, float] | None,
+        typer.Option(min=0.0, max=1.0, help="Lowest and highest noise level at which this model is guided by default."),
+    ] = None,
 ) -> None:
     """Put a run's weights and a video tokenizer together into one model folder."""
     from videogen.training.publish import publish as write
 
-    sampling = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
+    sampling = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "guidance_interval": guidance_interval}
     folder = write(weights, tokenizer, output, {key: value for key, value in sampling.items() if value is not None})
     typer.echo(f"wrote {folder}")

@@ -176,6 +176,7 @@ def replay_arguments(request: Request) -> dict[str, Any]:
         "guidance_scale": request.guidance_scale,
         "guidance_method": request.guidance_method,
         "guidance_rescale": request.guidance_rescale,
+        "guidance_interval": request.guidance_interval,
         "seed": request.seed,
     }
     if request.task == "extend":
@@ -295,6 +296,7 @@ def make_receipt(
         guidance_scale=used["guidance_scale"],
         guidance_method=used["guidance_method"],
         guidance_rescale=used["guidance_rescale"],
+        guidance_interval=used["guidance_interval"],
         seed=result.seeds[0],
         batch_size=used["batch_size"],
         pictures=pictures,

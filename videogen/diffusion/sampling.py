@@ -103,6 +103,7 @@ def denoise(
     negative_prompt_attention_mask: Tensor | None = None,
     guidance_method: Guidance = "standard",
     guidance_rescale: float = 0.0,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
     noise: Tensor | None = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
@@ -121,6 +122,8 @@ def denoise(
         negative_prompt_embeds, negative_prompt_attention_mask: `[B, S', T]`, `[B, S']`; needed when guidance is on
             (the empty prompt's, usually).
         guidance_method, guidance_rescale: see `guide`.
+        guidance_interval: lowest and highest noise level at which to guide; elsewhere a step is one forward
+            (Kynkäänniemi et al. 2024, arXiv:2404.07724).
         noise: `[B, C, f, h, w]`, start from this instead of drawing from the generators.
         callback: see `StepCallback`.
 
@@ -134,23 +137,22 @@ def denoise(
     if bool(frames.known.all()):
         raise ValueError("`frames` must have at least one unknown frame, got only known ones.")
     use_guidance = guidance_scale != 1.0
-    branches = frames
     mask = prompt_attention_mask.bool()
-    embeds = prompt_embeds
+    plain = branches = (frames, prompt_embeds, mask)
     if use_guidance:
         if negative_prompt_embeds is None or negative_prompt_attention_mask is None:
             raise ValueError("`negative_prompt_embeds` and their mask are needed when `guidance_scale` is not 1.0.")
-        embeds, mask = _pad_and_stack(
-            prompt_embeds, mask, negative_prompt_embeds, negative_prompt_attention_mask.bool()
-        )
-        unconditional = frames.without_camera()
-        branches = FrameSequence(
+        both = FrameSequence(
             frames.latents.repeat(2, 1, 1, 1, 1),
             frames.known,
             frames.times,
             frames.kinds,
-            torch.cat([frames.camera, unconditional.camera]),
+            torch.cat([frames.camera, frames.without_camera().camera]),
             frames.num_video_frames,
+        )
+        branches = (
+            both,
+            *_pad_and_stack(prompt_embeds, mask, negative_prompt_embeds, negative_prompt_attention_mask.bool()),
         )
 
     device = frames.latents.device
@@ -168,19 +170,21 @@ def denoise(
     latents = frames.keep_known(latents)
     for i, timestep in enumerate(scheduler.timesteps):
         sigma = scheduler.sigmas[i].to(device)
-        model_input = torch.cat([latents, latents]) if use_guidance else latents
+        guided = use_guidance and guidance_interval[0] <= float(sigma) <= guidance_interval[1]
+        shown, embeds, text_mask = branches if guided else plain
+        model_input = torch.cat([latents, latents]) if guided else latents
         velocity = transformer(
             model_input,
-            branches.frame_timesteps(sigma.float().expand(len(model_input))),
+            shown.frame_timesteps(sigma.float().expand(len(model_input))),
             embeds,
-            mask,
-            branches.times,
-            branches.kinds,
-            branches.camera,
+            text_mask,
+            shown.times,
+            shown.kinds,
+            shown.camera,
             return_dict=False,
         )
         velocity = (velocity[0] if isinstance(velocity, tuple) else velocity).float()
-        if use_guidance:
+        if guided:
             cond, uncond = velocity.chunk(2)
             velocity = guide(cond, uncond, guidance_scale, frames.known, guidance_method, guidance_rescale)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]

@@ -54,6 +54,7 @@ class SamplingSettings:
         seed: base of all seeds.
         num_inference_steps: None = the model's own.
         guidance_scale: None = the model's own.
+        guidance_interval: lowest and highest noise level at which to guide; None = the model's own.
         num_frames: None = the trained length.
         fps: None = the trained rate.
         height: pixels; None = the trained size.
@@ -67,6 +68,7 @@ class SamplingSettings:
     seed: int = 0
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    guidance_interval: tuple[float, float] | None = None
     num_frames: int | None = None
     fps: float | None = None
     height: int | None = None
@@ -291,7 +293,7 @@ def _generate(
 ) -> tuple[np.ndarray, float, dict[str, Any]]:
     kind = "subject" if entry.subject else "image" if entry.image else "text"
     pipe = _pipeline(kind, settings["model"])
-    names = ("num_inference_steps", "guidance_scale", "num_frames", "fps", "height", "width")
+    names = ("num_inference_steps", "guidance_scale", "guidance_interval", "num_frames", "fps", "height", "width")
     options: dict[str, Any] = {name: settings[name] for name in names}
     if entry.image:
         options["image"] = str(pictures / _picture_name(entry.image))

@@ -155,6 +155,9 @@ class SuiteSettings:
         model: Folder of weights; "" = the shipped ones.
         num_inference_steps: `None` = the model's own.
         guidance_scale: `None` = the model's own.
+        guidance_interval: Lowest and highest noise level at which to guide; `None` = the model's own.
+        true_steps: Start after so many of the denoising steps, from the true clip's latents with the noise of that
+            step: tells at which noise levels a model goes wrong. 0 = generate from nothing but noise.
         batch_size: Clips per forward pass.
         kinds: Which of `KINDS`.
         device: Where clips are made. On another than "cpu" this process makes them, and the workers write and judge.
@@ -168,6 +171,8 @@ class SuiteSettings:
     model: str = ""
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    guidance_interval: tuple[float, float] | None = None
+    true_steps: int = 0
     batch_size: int = 8
     kinds: tuple[str, ...] = KINDS
     device: str = "cpu"
@@ -195,6 +200,13 @@ def run_suite(
     """
     if settings.seeds < 1 or workers < 1 or settings.batch_size < 1:
         raise ValueError("`seeds`, `workers` and `batch_size` must be at least 1.")
+    if settings.true_steps < 0 or (
+        settings.true_steps and (settings.source != "model" or "strangers" in settings.kinds)
+    ):
+        raise ValueError(
+            "`true_steps` must be 0, or a number of steps with the source 'model' and no `kinds` of strangers (whose "
+            f"picture is known), got {settings.true_steps} with {settings.source!r} and {', '.join(settings.kinds)}."
+        )
     folder = Path(folder)
     prompts = [p for p in load_prompts(settings.split, settings.rung, settings.num_prompts) if p.kind in settings.kinds]
     about = {
@@ -385,7 +397,9 @@ def _clip_maker(settings: SuiteSettings) -> Callable[[Sequence[tuple[Prompt, int
             return [(_pixels(clip[None]), 12.0) for clip in decoded]
 
         return reconstruct
+    from videogen.diffusion.sampling import sampling_sigmas
     from videogen_pipelines import SubjectToVideoPipeline, TextToVideoPipeline
+    from videogen_pipelines.base import Checkpoint
 
     pipe = (
         TextToVideoPipeline.from_pretrained(settings.model) if settings.model else TextToVideoPipeline.from_pretrained()
@@ -394,9 +408,27 @@ def _clip_maker(settings: SuiteSettings) -> Callable[[Sequence[tuple[Prompt, int
     pipe.set_progress_bar_config(disable=True)
     subject_pipe = SubjectToVideoPipeline.from_pipe(pipe)
     subject_pipe.set_progress_bar_config(disable=True)
-    options = {"num_inference_steps": settings.num_inference_steps, "guidance_scale": settings.guidance_scale}
+    names = ("num_inference_steps", "guidance_scale", "guidance_interval")
+    options = {name: getattr(settings, name) for name in names}
+
+    if settings.true_steps >= (settings.num_inference_steps or pipe.default_num_inference_steps):
+        raise ValueError(f"`true_steps` must leave a step to the model, got {settings.true_steps}.")
+
+    def finish(prompt: Prompt, index: int) -> tuple[np.ndarray, float]:
+        steps = settings.num_inference_steps or pipe.default_num_inference_steps
+        pipe.scheduler.set_timesteps(sigmas=sampling_sigmas(steps), device=settings.device)
+        sigma = float(pipe.scheduler.sigmas[settings.true_steps])
+        generator = torch.Generator().manual_seed(clip_seed(prompt, index))
+        latents = pipe.encode_video(_true_clip(prompt, index))
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        noisy = (1 - sigma) * latents + sigma * noise
+        pipe.resume_from = Checkpoint(0, settings.true_steps, noisy, generator.get_state())
+        output = pipe(prompt.prompt, generator=[generator], **options)
+        return output.uint8()[0], output.fps
 
     def sample(jobs: Sequence[tuple[Prompt, int]]) -> list[tuple[np.ndarray, float]]:
+        if settings.true_steps:
+            return [finish(prompt, index) for prompt, index in jobs]
         generators = [torch.Generator().manual_seed(clip_seed(prompt, index)) for prompt, index in jobs]
         if jobs[0][0].reference is None:
             output = pipe([prompt.prompt for prompt, _ in jobs], generator=generators, batch_size=len(jobs), **options)

@@ -48,7 +48,8 @@ class Request:
         width: pixels.
         fps: frames per second.
         num_inference_steps: evaluations of the network (per window).
-        guidance: whether each evaluation runs with and without the text.
+        guidance: whether evaluations run with and without the text.
+        num_guided_steps: how many of them do; None = all.
         text_tokens: of the prompt.
         window_frames: pixel frames the model makes at a time; None = all.
         num_windows: how many times it does.
@@ -62,6 +63,7 @@ class Request:
     fps: float
     num_inference_steps: int = 20
     guidance: bool = True
+    num_guided_steps: int | None = None
     text_tokens: int = 64
     window_frames: int | None = None
     num_windows: int = 1
@@ -71,6 +73,13 @@ class Request:
     @property
     def batch(self) -> int:
         return 2 if self.guidance else 1
+
+    @property
+    def evaluations(self) -> float:
+        """Evaluations of the network over all videos and windows, in those of the full batch."""
+        guided = self.num_inference_steps if self.num_guided_steps is None else self.num_guided_steps
+        steps = guided + (self.num_inference_steps - guided) / self.batch
+        return steps * self.num_windows * self.num_videos
 
 
 @dataclass(frozen=True)
@@ -175,7 +184,7 @@ def make_estimate(
     positions, tile = _positions(spec, request)
     encode_flops, decode_flops = counts.tokenizer_flops(spec.tokenizer, positions)
     windows = request.num_windows
-    evaluations = request.num_inference_steps * windows * request.num_videos
+    evaluations = request.evaluations
     seconds = {
         "text": batch * text_flops / machine.rates.matmul * request.num_videos,
         "denoising": evaluations * evaluation_seconds(c, grid, batch, machine.rates, dtype.itemsize),
@@ -396,8 +405,7 @@ def _spread(spec: ModelSpec, estimate: Estimate, machine: Machine, itemsize: int
                 moved += 2 * batch * grid.tokens / sequence * c["top_k"] * c["width"] * itemsize * away
         moved += others * away if sharded else 0.0
     link = machine.link / 2 if devices <= _DEVICES_PER_NODE else _NODE_LINK
-    evaluations = estimate.request.num_inference_steps * estimate.request.num_windows * estimate.request.num_videos
-    seconds = estimate.seconds["denoising"] / sequence + evaluations * moved / link
+    seconds = estimate.seconds["denoising"] / sequence + estimate.request.evaluations * moved / link
     return Spread(devices, sequence, sharded, held, moved, seconds)
 
 

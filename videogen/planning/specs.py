@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class ModelSpec:
     Attributes:
         name: for people.
         vocabulary: what a trained model accepts (`vocabulary.json`), or None.
+        shift: of the noise schedule.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ModelSpec:
     text_encoder: Config
     tokenizer: Config
     vocabulary: Mapping[str, Any] | None = None
+    shift: float = 1.0
 
     @property
     def pixels_per_token(self) -> int:
@@ -67,7 +69,8 @@ def load_spec(model: str | Path) -> ModelSpec:
         }
         known = path / "vocabulary.json"
         vocabulary = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else None
-        return _spec(path.resolve().name, sections, vocabulary)
+        scheduler = json.loads((path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+        return replace(_spec(path.resolve().name, sections, vocabulary), shift=float(scheduler["shift"]))
     if path.suffix not in (".yaml", ".yml"):
         path = CONFIG_FOLDER / f"{model}.yaml"
     if not path.is_file():

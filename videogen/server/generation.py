@@ -301,6 +301,7 @@ def _arguments(request: JobRequest, inputs: Sequence[Input]) -> dict[str, Any]:
         "guidance_scale": request.guidance_scale,
         "guidance_method": request.guidance_method,
         "guidance_rescale": request.guidance_rescale,
+        "guidance_interval": request.guidance_interval,
         "camera": request.camera if request.camera_vectors is None else request.camera_vectors,
     }
     if request.negative_prompt:

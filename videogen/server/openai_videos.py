@@ -326,6 +326,7 @@ def ask_again(job: Job, **changes: Any) -> Ask:
         role: [picture for picture in request["pictures"] if picture["role"] == role]
         for role in ("first", "last", "keyframe", "subject", "source")
     }
+    interval = request.get("guidance_interval", (0.0, 1.0))  # a job of an older version was guided throughout
     content: dict[str, Any] = {
         "prompt": request["prompt"],
         "negative_prompt": request["negative_prompt"],
@@ -341,6 +342,7 @@ def ask_again(job: Job, **changes: Any) -> Ask:
         "guidance_scale": request["guidance_scale"],
         "guidance_method": request["guidance_method"],
         "guidance_rescale": request["guidance_rescale"],
+        "guidance_interval": interval if request["guidance_scale"] != 1.0 else None,
         "seed": request["seed"],
         "watermark": request["watermark"],
         "receipt_images": request["receipt_images"],

@@ -30,6 +30,7 @@ MAX_REFERENCE = 32 * 1024**2  # characters of one data URL
 Prompt = Annotated[str, StringConstraints(max_length=2000)]
 Reference = Annotated[str, StringConstraints(min_length=1, max_length=MAX_REFERENCE)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+NoiseLevel = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class Refused(ValueError):
@@ -85,6 +86,10 @@ class Ask(BaseModel):
     guidance_scale: Annotated[float | None, Field(ge=0, le=100, allow_inf_nan=False)] = None
     guidance_method: Literal["standard", "cfg_zero"] = "standard"
     guidance_rescale: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    guidance_interval: Annotated[
+        tuple[NoiseLevel, NoiseLevel] | None,
+        Field(description="Lowest and highest noise level at which to guide; None is the model's own."),
+    ] = None
     seed: Annotated[int | None, Field(ge=0, le=2**53, description="None draws one and reports it.")] = None
     prompt_optimizer: Annotated[bool, Field(description="Rewrite the prompt towards the model's words.")] = False
     watermark: Annotated[bool, Field(description="Draw the visible mark.")] = False
@@ -129,6 +134,7 @@ class JobRequest(BaseModel):
     guidance_scale: float
     guidance_method: Literal["standard", "cfg_zero"]
     guidance_rescale: float
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
     seed: int
     pictures: tuple[Picture, ...] = ()
     watermark: bool = False
@@ -166,7 +172,7 @@ class Planned:
         num_pictures = len(r.pictures)
         return (
             f"{r.task}-{num_pictures}:{r.width}x{r.height}x{r.num_frames}@{r.fps:g}:{r.steps}:"
-            f"{r.guidance_scale:g}-{r.guidance_method}-{r.guidance_rescale:g}:{guided}"
+            f"{r.guidance_scale:g}-{r.guidance_method}-{r.guidance_rescale:g}-{r.guidance_interval[0]:g}-{r.guidance_interval[1]:g}:{guided}"
         )
 
     @property
@@ -232,6 +238,11 @@ class Planner:
     def default_guidance_scale(self) -> float:
         return float((self.vocabulary or {}).get("guidance_scale", self._rules.DEFAULT_GUIDANCE_SCALE))
 
+    @cached_property
+    def default_guidance_interval(self) -> tuple[float, float]:
+        low, high = (self.vocabulary or {}).get("guidance_interval", self._rules.DEFAULT_GUIDANCE_INTERVAL)
+        return float(low), float(high)
+
     def _config(self, component: str) -> dict[str, Any]:
         return json.loads((self.folder / component / "config.json").read_text(encoding="utf-8"))
 
@@ -244,7 +255,14 @@ class Planner:
     def warm(self) -> None:
         """Read what planning needs; the first time it takes seconds."""
         with self._lock:
-            _ = self._rules, self.default_steps, self.default_guidance_scale, self.lexicon, self.model_sha256
+            _ = (
+                self._rules,
+                self.default_steps,
+                self.default_guidance_scale,
+                self.default_guidance_interval,
+                self.lexicon,
+                self.model_sha256,
+            )
 
     def plan(
         self, ask: Ask, pictures: Mapping[str, Sequence[StoredPicture]], *, force_watermark: bool = False
@@ -299,15 +317,15 @@ class Planner:
                 num_frames = self._length(ask, fps, adjusted)
             steps = self.default_steps if ask.steps is None else ask.steps
             scale = self.default_guidance_scale if ask.guidance_scale is None else ask.guidance_scale
-            rules.check_sampling(steps, scale, ask.guidance_method, ask.guidance_rescale, 1, 1)
+            interval = ask.guidance_interval or self.default_guidance_interval
+            rules.check_sampling(steps, scale, ask.guidance_method, ask.guidance_rescale, interval, 1, 1)
             if scale == 1.0 and negative:
                 raise ValueError(
                     "`negative_prompt` has no effect while `guidance_scale` is 1.0; leave one of them out."
                 )
-            if ask.guidance_method != "standard" and scale == 1.0:
-                raise ValueError(
-                    "`guidance_method` has no effect while `guidance_scale` is 1.0; leave one of them out."
-                )
+            for name in ("guidance_method", "guidance_interval"):
+                if scale == 1.0 and getattr(ask, name) not in (None, "standard"):
+                    raise ValueError(f"`{name}` has no effect while `guidance_scale` is 1.0; leave one of them out.")
             if task == "image":
                 frames = rules.keyframe_numbers([frame.time for frame in ask.keyframes], num_frames, fps, adjusted)
                 first, last = ask.first_frame is not None, ask.last_frame is not None
@@ -338,6 +356,7 @@ class Planner:
             guidance_scale=scale,
             guidance_method=ask.guidance_method,
             guidance_rescale=ask.guidance_rescale,
+            guidance_interval=interval,
             seed=secrets.randbelow(2**31) if ask.seed is None else ask.seed,
             pictures=_pictures(ask, pictures),
             watermark=watermark,

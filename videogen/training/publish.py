@@ -25,7 +25,8 @@ def publish(
         weights: Exported weights of a run (`RUN/weights`).
         tokenizer: Folder of the trained video tokenizer (`RUN/vae`), the one whose latents the run was trained on.
         output: Folder to write; an older model there is replaced.
-        sampling: Entries for `vocabulary.json` that set the pipelines' defaults: `num_inference_steps`, `guidance_scale`.
+        sampling: Entries for `vocabulary.json` that set the pipelines' defaults: `num_inference_steps`, `guidance_scale`,
+            `guidance_interval`.
 
     Raises:
         ValueError: If an input folder is not what it should be, the two do not fit, or `output` holds other things.
