@@ -16,50 +16,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
+from tiny_models import tiny_pipeline
 
-from tokenizer3d.autoencoder import CausalVideoAutoencoder
 from videogen.cli import main
 from videogen.data.stage import rungs
 from videogen.data.video import read_video, write_video
-from videogen.models.text_encoder import TextEncoder
-from videogen.models.text_tokenizer import BytePairTokenizer
-from videogen.models.transformer import VideoTransformer
 from videogen.receipt import read_receipt
-from videogen_pipelines import TextToVideoPipeline
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    transformer = VideoTransformer(
-        width=32,
-        num_heads=1,
-        head_dim=32,
-        mixers=("linear", "softmax"),
-        feed_forwards=("dense", "moe"),
-        cross_attention_layers=(0,),
-        text_width=32,
-        dense_hidden=32,
-        expert_hidden=16,
-        shared_hidden=16,
-        num_experts=4,
-    )
-    torch.nn.init.normal_(transformer.proj_out.weight, std=0.5)
-    tokenizer = BytePairTokenizer.train(["a fox jumps in the snow"] * 3, 300)
-    pipe = TextToVideoPipeline(
-        vae=CausalVideoAutoencoder(
-            encoder_widths=(16, 16, 16), encoder_blocks=(1, 1), decoder_widths=(16, 16, 16), decoder_blocks=(1, 1, 1)
-        ),
-        transformer=transformer,
-        text_encoder=TextEncoder(vocab_size=tokenizer.vocab_size, width=32, num_heads=1, num_layers=1, hidden=32),
-        tokenizer=tokenizer,
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-    )
-    pipe.vocabulary = {**rungs()["rung1"].to_dict(), "num_inference_steps": 2}
     folder = tmp_path_factory.mktemp("model")
-    pipe.save_pretrained(folder)
+    tiny_pipeline({**rungs()["rung1"].to_dict(), "num_inference_steps": 2}).save_pretrained(folder)
     return folder
 
 

@@ -1,11 +1,11 @@
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from tiny_models import tiny_transformer
 
 from videogen.conditioning.camera import CAMERA_DIM
 from videogen.conditioning.frames import build_frames
 from videogen.diffusion.sampling import denoise, guide, initial_noise, sampling_sigmas
-from videogen.models.transformer import VideoTransformer
 
 SIZE = (4, 2, 2)
 
@@ -13,20 +13,7 @@ SIZE = (4, 2, 2)
 @pytest.fixture(scope="module")
 def transformer():
     torch.manual_seed(0)
-    model = VideoTransformer(
-        latent_channels=4,
-        width=32,
-        num_heads=1,
-        head_dim=32,
-        mixers=("linear", "softmax"),
-        feed_forwards=("dense", "moe"),
-        cross_attention_layers=(0, 1),
-        text_width=8,
-        dense_hidden=32,
-        expert_hidden=16,
-        shared_hidden=16,
-        num_experts=4,
-    )
+    model = tiny_transformer(latent_channels=4, text_width=8, cross_attention_layers=[0, 1])
     for param in model.parameters():
         if param.ndim > 1:
             torch.nn.init.normal_(param, std=0.1)

@@ -5,14 +5,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
+from tiny_models import PROMPT, tiny_pipeline
 
-from tokenizer3d.autoencoder import CausalVideoAutoencoder
 from videogen.conditioning.camera import camera_vectors
-from videogen.models.text_encoder import TextEncoder
-from videogen.models.text_tokenizer import BytePairTokenizer
-from videogen.models.transformer import VideoTransformer
 from videogen_pipelines import (
     GenerationCancelled,
     ImageToVideoPipeline,
@@ -23,49 +19,19 @@ from videogen_pipelines import (
     requests,
 )
 
-PROMPT = "a fox jumps in the snow"
 QUICK = {"num_inference_steps": 2, "guidance_scale": 2.0}
 
 
 @pytest.fixture(scope="module")
 def text_pipe():
-    torch.manual_seed(0)
-    vae = CausalVideoAutoencoder(
-        latent_channels=8,
-        encoder_widths=(16, 16, 16),
-        encoder_blocks=(1, 1),
-        decoder_widths=(16, 16, 16),
-        decoder_blocks=(1, 1, 1),
-    )
-    transformer = VideoTransformer(
-        latent_channels=8,
-        width=32,
-        num_heads=2,
-        head_dim=24,
-        mixers=("linear", "softmax"),
-        feed_forwards=("dense", "moe"),
-        cross_attention_layers=(0, 1),
-        text_width=16,
-        dense_hidden=32,
-        expert_hidden=16,
-        shared_hidden=16,
-        num_experts=4,
-    )
-    for parameter in transformer.parameters():  # zero gates and head would make every input give the same output
-        if not bool(parameter.any()):
-            torch.nn.init.normal_(parameter, std=0.1)
-    text_encoder = TextEncoder(vocab_size=300, width=16, num_heads=1, num_layers=1, hidden=32)
-    tokenizer = BytePairTokenizer.train([PROMPT] * 4, 300)
-    pipe = TextToVideoPipeline(
-        vae.eval(), transformer.eval(), text_encoder.eval(), tokenizer, FlowMatchEulerDiscreteScheduler(shift=2.0)
-    )
-    pipe.vocabulary = {
+    vocabulary = {
         "sizes": [[32, 32]],
         "fps": [12],
         "num_frames": [17],
         "cameras": ["Static shot", "Pan left"],
         "words": {"en": ["fox", "jumps", "in the snow"], "zh": ["狐狸"]},
     }
+    pipe = tiny_pipeline(vocabulary, shift=2.0, num_heads=2, head_dim=24, cross_attention_layers=[0, 1])
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

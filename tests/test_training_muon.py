@@ -1,8 +1,8 @@
 import pytest
 import torch
+from tiny_models import tiny_transformer
 from torch import nn
 
-from videogen.models.transformer import VideoTransformer
 from videogen.training.ema import ExponentialMovingAverage
 from videogen.training.muon import Muon, orthogonalize, split_parameters
 
@@ -60,10 +60,7 @@ def test_other_shapes_are_refused():
 
 
 def test_hidden_matrices_go_to_muon_and_the_rest_to_adamw():
-    model = VideoTransformer(
-        latent_channels=4, width=32, num_heads=1, head_dim=32, mixers=("linear",), feed_forwards=("moe",),
-        cross_attention_layers=(0,), text_width=8, expert_hidden=16, shared_hidden=16, num_experts=4,
-    )  # fmt: skip
+    model = tiny_transformer(mixers=["linear"], feed_forwards=["moe"])
     names = {id(param): name for name, param in model.named_parameters()}
     hidden, decayed, plain = ([names[id(param)] for param in group] for group in split_parameters(model))
     assert sorted(hidden + decayed + plain) == sorted(names.values())

@@ -6,26 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_models import tiny_text, tiny_transformer, tiny_vae
 
-from tokenizer3d.autoencoder import CausalVideoAutoencoder
 from videogen.cli import main
 from videogen.data.stage import rungs
-from videogen.models.text_encoder import TextEncoder
-from videogen.models.text_tokenizer import BytePairTokenizer
-from videogen.models.transformer import VideoTransformer
 from videogen.training.export import export_weights
 from videogen.training.publish import WRITTEN
 from videogen_pipelines import TextToVideoPipeline
-
-
-def tiny_vae(latent_channels: int = 8) -> CausalVideoAutoencoder:
-    return CausalVideoAutoencoder(
-        latent_channels=latent_channels,
-        encoder_widths=(8, 16, 16),
-        encoder_blocks=(1, 1),
-        decoder_widths=(8, 16, 16),
-        decoder_blocks=(1, 1, 1),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -33,24 +20,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a tiny run leaves behind: `weights/` and `vae/`, with random numbers in them."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("run")
-    transformer = VideoTransformer(
-        latent_channels=8,
-        width=32,
-        num_heads=1,
-        head_dim=32,
-        mixers=("linear", "softmax"),
-        feed_forwards=("dense", "moe"),
-        cross_attention_layers=(0,),
-        text_width=32,
-        dense_hidden=32,
-        expert_hidden=16,
-        shared_hidden=16,
-        num_experts=4,
-    )
+    transformer = tiny_transformer()
     for tensor in (*transformer.parameters(), *(router.bias for router in transformer.routers())):
         torch.nn.init.normal_(tensor, std=0.3)
-    tokenizer = BytePairTokenizer.train(["a fox jumps in the snow"] * 3, 300)
-    text_encoder = TextEncoder(vocab_size=tokenizer.vocab_size, width=32, num_heads=1, num_layers=1, hidden=32)
+    text_encoder, tokenizer = tiny_text()
     export_weights(
         folder / "weights",
         transformer,

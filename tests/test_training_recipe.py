@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny_models import MODEL, VAE
 
 from videogen.training import recipe as recipes
 from videogen.training.recipe import Recipe, load_recipe
@@ -15,17 +16,7 @@ TOKENIZER = {
     "statistics_clips": 8, "mixed_precision": "no",
     "sources": [{"kind": "stage", "rung": "rung1", "unnamed_share": 0}],
     "batches": [{"num_frames": 17, "size": 32, "batch_size": 2}],
-    "model": {
-        "latent_channels": 8, "encoder_widths": [8, 16, 16], "encoder_blocks": [1, 1], "decoder_widths": [8, 16, 16],
-        "decoder_blocks": [1, 1, 1],
-    },
-}  # fmt: skip
-MODEL = {
-    "transformer": {
-        "width": 32, "num_heads": 1, "head_dim": 32, "mixers": ["linear", "softmax"], "feed_forwards": ["dense", "moe"],
-        "cross_attention_layers": [0], "dense_hidden": 32, "expert_hidden": 16, "shared_hidden": 16, "num_experts": 4,
-    },
-    "text_encoder": {"width": 32, "num_heads": 1, "num_layers": 1, "hidden": 32},
+    "model": VAE,
 }  # fmt: skip
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from tiny_models import write_training_files
 
-from tokenizer3d.autoencoder import CausalVideoAutoencoder
 from videogen.data.stage import ClipSpec, render
 from videogen.models.text_tokenizer import BytePairTokenizer
 from videogen.training.config import TrainConfig, load_config
@@ -17,28 +16,12 @@ from videogen.training.latent_cache import LatentCache, build_cache, clip_story,
 from videogen.training.latent_stream import StreamBatches, StreamClips, StreamWork
 from videogen.training.trainer import load_vae, train
 
-TINY_MODEL = {
-    "transformer": {
-        "width": 32, "num_heads": 1, "head_dim": 32, "mixers": ["linear", "softmax"], "feed_forwards": ["dense", "moe"],
-        "cross_attention_layers": [0], "dense_hidden": 32, "expert_hidden": 16, "shared_hidden": 16, "num_experts": 4,
-    },
-    "text_encoder": {"width": 32, "num_heads": 1, "num_layers": 1, "hidden": 32},
-}  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory) -> Path:
     """A folder with a tiny video tokenizer and a tiny model file."""
     folder = tmp_path_factory.mktemp("stream")
-    torch.manual_seed(0)
-    CausalVideoAutoencoder(
-        latent_channels=8,
-        encoder_widths=(8, 16, 16),
-        encoder_blocks=(1, 1),
-        decoder_widths=(8, 16, 16),
-        decoder_blocks=(1, 1, 1),
-    ).save_pretrained(folder / "vae")
-    (folder / "model.yaml").write_text(yaml.safe_dump(TINY_MODEL))
+    write_training_files(folder)
     return folder
 
 
