@@ -25,7 +25,7 @@ that no command (all zeros) differs from [Static shot] (zeros, but specified).""
 
 CAMERA_DIM = len(CAMERA_AXES)
 
-_EFFECTS: dict[str, tuple[str, float] | None] = {
+CAMERA_EFFECTS: dict[str, tuple[str, float] | None] = {
     "Truck left": ("truck", -1.0),
     "Truck right": ("truck", 1.0),
     "Pan left": ("pan", -1.0),
@@ -42,8 +42,10 @@ _EFFECTS: dict[str, tuple[str, float] | None] = {
     "Tracking shot": ("tracking", 1.0),
     "Static shot": None,
 }
+"""Command -> its column of `CAMERA_AXES` and the amount there; None for stillness. Stage draws, and its checkers judge, by
+this table."""
 
-CAMERA_COMMANDS: tuple[str, ...] = tuple(_EFFECTS)
+CAMERA_COMMANDS: tuple[str, ...] = tuple(CAMERA_EFFECTS)
 """The 15 commands in MiniMax's order and spelling."""
 
 CAMERA_CHINESE: dict[str, str] = {
@@ -139,7 +141,7 @@ def check_segments(segments: tuple[tuple[str, ...], ...]) -> None:
     """Raises ValueError if a segment holds an unknown command or commands that contradict each other."""
     for segment in segments:
         for name in segment:
-            if name not in _EFFECTS:
+            if name not in CAMERA_EFFECTS:
                 raise _unknown(name)
         _check_together(segment)
 
@@ -185,7 +187,7 @@ def camera_frame_vectors(segments: tuple[tuple[str, ...], ...], num_frames: int)
         segment = segments[(2 * frame + 1) * len(segments) // (2 * num_frames)]
         for name in segment:
             vectors[frame, CAMERA_AXES.index("specified")] = 1.0
-            effect = _EFFECTS[name]
+            effect = CAMERA_EFFECTS[name]
             if effect is not None:
                 vectors[frame, CAMERA_AXES.index(effect[0])] = effect[1]
     return vectors
@@ -263,7 +265,7 @@ def _check_together(names: tuple[str, ...]) -> None:
         )
     by_axis: dict[str, str] = {}
     for name in names:
-        effect = _EFFECTS[name]
+        effect = CAMERA_EFFECTS[name]
         if effect is None:
             continue
         other = by_axis.setdefault(effect[0], name)

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from videogen.conditioning.camera import CAMERA_EFFECTS
 from videogen.data.device import indexed, to_device
 from videogen.data.stage.scenery import GROUND, HALF_HEIGHT, HALF_WIDTH, NUM_VARIANTS
 from videogen.data.stage.textures import FAR_CHANNELS, Cast, named_cast, scenery
@@ -40,22 +41,6 @@ CAMERA_SPEED = {
     "tilt": 0.22,
     "zoom": 0.24,
     "shake": SHAKE_HEIGHT,
-}
-_COMMAND = {
-    "Truck left": ("truck", -1.0),
-    "Truck right": ("truck", 1.0),
-    "Pan left": ("pan", -1.0),
-    "Pan right": ("pan", 1.0),
-    "Push in": ("push", 1.0),
-    "Pull out": ("push", -1.0),
-    "Pedestal up": ("pedestal", 1.0),
-    "Pedestal down": ("pedestal", -1.0),
-    "Tilt up": ("tilt", 1.0),
-    "Tilt down": ("tilt", -1.0),
-    "Zoom in": ("zoom", 1.0),
-    "Zoom out": ("zoom", -1.0),
-    "Shake": ("shake", 1.0),
-    "Tracking shot": ("tracking", 1.0),
 }
 MOTION_SPEED = {"slow": 0.55, "normal": 1.0, "fast": 1.7}
 _ACTOR_TINT = {"day": (1.0, 1.0, 1.0), "sunset": (1.0, 0.84, 0.72), "night": (0.62, 0.68, 0.88)}
@@ -95,9 +80,10 @@ def _camera_track(spec: ClipSpec, rng: np.random.Generator, times: np.ndarray, s
     segment = np.minimum(np.arange(len(times)) * len(spec.camera) // max(1, len(times)), len(spec.camera) - 1)
     for index, group in enumerate(spec.camera):
         for command in group:
-            if command != "Static shot":
-                name, sign = _COMMAND[command]
-                speed[name][segment == index] = sign * rng.uniform(0.88, 1.15)
+            effect = CAMERA_EFFECTS[command]
+            if effect is not None:
+                axis, amount = effect
+                speed[axis][segment == index] = amount * rng.uniform(0.88, 1.15)
     track = {}
     for name, amplitude in CAMERA_SPEED.items():
         if name == "shake":

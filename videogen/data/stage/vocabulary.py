@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
 
+from videogen.conditioning.camera import CAMERA_EFFECTS
 from videogen.data.stage.actors import load_actors, named_actors
 
 Split = Literal["train", "heldout", "any"]
@@ -51,14 +52,6 @@ CAMERAS = (
     "Pedestal down",
     "Shake",
     "Tracking shot",
-)
-_OPPOSITES = (
-    {"Pan left", "Pan right"},
-    {"Truck left", "Truck right"},
-    {"Tilt up", "Tilt down"},
-    {"Zoom in", "Zoom out"},
-    {"Push in", "Pull out"},
-    {"Pedestal up", "Pedestal down"},
 )
 _ALONE = {"Static shot", "Tracking shot"}
 
@@ -195,12 +188,16 @@ def held_out_pairs(spec: ClipSpec) -> list[str]:
 
 
 def _sample_camera(generator: random.Random, vocabulary: Vocabulary, motion: str) -> tuple[tuple[str, ...], ...]:
+    def axis(command: str) -> str | None:
+        effect = CAMERA_EFFECTS[command]
+        return None if effect is None else effect[0]
+
     def allowed(command: str, group: list[str]) -> bool:
         if command == "Tracking shot" and motion not in ("moves left", "moves right"):
             return False
         if group and (command in _ALONE or group[0] in _ALONE or command in group):
             return False
-        return not any({command, other} <= pair for other in group for pair in _OPPOSITES if command != other)
+        return axis(command) not in map(axis, group)
 
     num_segments = 1
     if vocabulary.max_camera_segments > 1 and generator.random() < 0.15:

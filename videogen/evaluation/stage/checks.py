@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from videogen.conditioning.camera import CAMERA_EFFECTS
 from videogen.data.stage.actors import strangers
 from videogen.data.stage.vocabulary import LIGHTS, Vocabulary
 from videogen.evaluation.stage.actors import SECOND_HALF, TINTS, ActorTrack, actor_bank, find_actors
@@ -32,20 +33,7 @@ _BRIGHT = 1.1  # and a first one, if it has so much contrast: the moon outshines
 _SCENE_DISTANCE, _SCENE_RATIO = 2.6, 0.8  # nearest scene's prototypes; relative to the next scene's
 _RATE = (0.4, 2.0)  # a camera command's speed relative to the standard one; less is no move
 _KEPT_IN_PLACE = 0.3  # an actor's speed on the screen relative to that in its world, at most, for a tracking shot
-_COMMANDS = {
-    ("pan", -1): "Pan left",
-    ("pan", 1): "Pan right",
-    ("truck", -1): "Truck left",
-    ("truck", 1): "Truck right",
-    ("tilt", 1): "Tilt up",
-    ("tilt", -1): "Tilt down",
-    ("pedestal", 1): "Pedestal up",
-    ("pedestal", -1): "Pedestal down",
-    ("zoom", 1): "Zoom in",
-    ("zoom", -1): "Zoom out",
-    ("push", 1): "Push in",
-    ("push", -1): "Pull out",
-}
+_COMMANDS = {effect: name for name, effect in CAMERA_EFFECTS.items() if effect is not None}
 
 
 @dataclass(frozen=True)
