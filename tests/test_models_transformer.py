@@ -1,5 +1,7 @@
 """The backbone and its text encoder at small size: conditions, windows, routers, checkpoints, sizes."""
 
+import inspect
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 import yaml
 from accelerate import init_empty_weights
 
+from tokenizer3d.autoencoder import CausalVideoAutoencoder
 from videogen.conditioning.camera import CAMERA_AXES
 from videogen.models.embeddings import (
     NUM_CAMERA_MOVES,
@@ -20,7 +23,9 @@ from videogen.models.text_encoder import TextEncoder
 from videogen.models.transformer import VideoTransformer
 from videogen_kernels.modulated_norm import modulated_norm
 
-TINY = Path(__file__).parents[1] / "configs" / "models" / "tiny.yaml"
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "configs" / "models" / "tiny.yaml"
+WEIGHTS = ROOT / "videogen" / "assets" / "weights" / "tiny"
 SMALL = {
     "latent_channels": 4,
     "width": 32,
@@ -224,6 +229,20 @@ def test_save_and_load_give_equal_outputs(tmp_path):
         loaded.config[key] == model.config[key] for key in SMALL
     )
     assert torch.equal(run(loaded, inputs), run(model, inputs))
+
+
+@pytest.mark.parametrize(
+    ("section", "network"),
+    [("transformer", VideoTransformer), ("text_encoder", TextEncoder), ("vae", CausalVideoAutoencoder)],
+)
+def test_defaults_the_tiny_configuration_and_the_shipped_weights_agree(section, network):
+    defaults = {name: parameter.default for name, parameter in inspect.signature(network).parameters.items()}
+    shipped = json.loads((WEIGHTS / section / "config.json").read_text())
+    shipped = {name: value for name, value in shipped.items() if not name.startswith("_")}
+    assert shipped == json.loads(
+        json.dumps(defaults)
+    )  # every argument is written, so that a new default changes no old weights
+    assert yaml.safe_load(TINY.read_text()).get(section, shipped) == shipped  # the video tokenizer has no section there
 
 
 def test_tiny_keeps_its_limits_and_twins_exist():

@@ -268,7 +268,7 @@ class Block(nn.Module):
 
 
 class VideoTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """Noisy latents, text tokens and per-frame conditions in, velocity out.
+    """Noisy latents, text tokens and per-frame conditions in, velocity out. The defaults are the shipped model's.
 
     Args:
         latent_channels: C.
@@ -316,7 +316,7 @@ class VideoTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         shared_hidden: int = 80,
         num_experts: int = 8,
         top_k: int = 2,
-        window: int | None = 2,
+        window: int | None = None,
         camera_dim: int = 9,
         rotary_theta: float = 100.0,
         rotary_time_scale: float = 4.0,
