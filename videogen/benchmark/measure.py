@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from videogen.planning.hardware import available_memory, matmul_rate, processor_name, resident_memory
+from videogen.planning.hardware import available_memory, matmul_rate, processor_name, resident_memory, run_seconds
 
 Row = dict[str, Any]
 """One result: `model`, `tokens`, `seconds` (median), `peak_bytes`, and what else the benchmark says about it."""
@@ -69,20 +69,12 @@ def measure(run: Callable[[], Any], device: torch.device, dtype: torch.dtype = t
     before = matmul_rate(dtype, device)
     base = int(torch.cuda.memory_allocated(device)) if device.type == "cuda" else resident_memory()
     reset_peak_memory(device)
-
-    def once() -> float:
-        started = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - started
-
-    first = once()
+    first = run_seconds(run, device)
     times = [first]
     if first <= SINGLE_RUN_SECONDS:
-        times = [once()]
+        times = [run_seconds(run, device)]
         while len(times) < REPEATS and sum(times) + median(times) <= REPEAT_SECONDS:
-            times.append(once())
+            times.append(run_seconds(run, device))
     peak = peak_memory(device)
     after = matmul_rate(dtype, device)
     return {

@@ -22,15 +22,16 @@ Minutes = Annotated[
     typer.Option(help="Stop after about this long; what was left out is said. By default as long as it takes."),
 ]
 Dtype = Annotated[str, typer.Option(help="Of the weights: bfloat16 or float32.")]
+Tokens = Annotated[str, typer.Option(help="Tokens: multiples of 1,024, K for 1,024.")]
+Models = Annotated[str | None, typer.Option(help="Rows, separated by commas; by default all.")]
+Config = Annotated[str, typer.Option(help="Name or YAML file of the configuration.")]
 
 
 @app.command()
 def backbone(
-    lengths: Annotated[
-        str, typer.Option(help="Tokens: multiples of 1,024, K for 1,024.")
-    ] = "1K,4K,8K,16K,32K,64K,100K,128K,256K",
-    models: Annotated[str | None, typer.Option(help="Rows, separated by commas; by default all.")] = None,
-    config: Annotated[str, typer.Option(help="Name or YAML file of the configuration.")] = "bench",
+    lengths: Tokens = "1K,4K,8K,16K,32K,64K,100K,128K,256K",
+    models: Models = None,
+    config: Config = "bench",
     train: Annotated[bool, typer.Option(help="Also a training step.")] = True,
     dtype: Dtype = "bfloat16",
     json: Json = None,
@@ -52,7 +53,7 @@ def backbone(
 
 @app.command()
 def blocks(
-    config: Annotated[str, typer.Option(help="Name or YAML file of the configuration.")] = "base",
+    config: Config = "base",
     tokens: Annotated[str, typer.Option(help="Length: a multiple of 1,024, K for 1,024.")] = "8K",
     dtype: Dtype = "bfloat16",
     json: Json = None,
@@ -72,7 +73,7 @@ def blocks(
 def tokenizer(
     sizes: Annotated[str, typer.Option(help="Sides of square frames in pixels, multiples of 16.")] = "256,512",
     lengths: Annotated[str, typer.Option(help="Frames, 1 plus multiples of 4.")] = "17,65,129,257,513",
-    models: Annotated[str | None, typer.Option(help="Rows, separated by commas; by default all.")] = None,
+    models: Models = None,
     dtype: Dtype = "float32",
     json: Json = None,
     report: Report = None,
@@ -100,7 +101,7 @@ def tokenizer(
 
 @app.command()
 def ops(
-    lengths: Annotated[str, typer.Option(help="Tokens: multiples of 1,024, K for 1,024.")] = "1K,8K",
+    lengths: Tokens = "1K,8K",
     names: Annotated[str | None, typer.Option("--ops", help="Operators, separated by commas; by default all.")] = None,
     dtype: Dtype = "bfloat16",
     json: Json = None,

@@ -64,14 +64,22 @@ class Grid:
         return pairs
 
 
+def _num_layers(c: Config) -> tuple[int, int, int, int, int]:
+    """Layers with linear attention, with a softmax anchor, that read the text, with a dense feed-forward, with experts."""
+    mixers, feed_forwards = list(c["mixers"]), list(c["feed_forwards"])
+    return (
+        mixers.count("linear"),
+        mixers.count("softmax"),
+        len(set(c["cross_attention_layers"])),
+        feed_forwards.count("dense"),
+        feed_forwards.count("moe"),
+    )
+
+
 def transformer_parameters(c: Config) -> Counts:
     """Parameters of a `VideoTransformer` by part; routed experts all counted."""
     width, inner, heads = c["width"], c["num_heads"] * c["head_dim"], c["num_heads"]
-    linear = sum(mixer == "linear" for mixer in c["mixers"])
-    softmax = len(c["mixers"]) - linear
-    moe = sum(kind == "moe" for kind in c["feed_forwards"])
-    dense = len(c["feed_forwards"]) - moe
-    cross = len(set(c["cross_attention_layers"]))
+    linear, softmax, cross, dense, moe = _num_layers(c)
     token = c["latent_channels"] * c["patch_size"] ** 2
     embedding = (_NOISE_WAVES + 1) * width + (width + 1) * width + NUM_KINDS * width + (c["camera_dim"] + 1) * width
     embedding += (NUM_CAMERA_MOVES + _CLOCK_WAVES) * width + c["text_width"] * width
@@ -105,11 +113,7 @@ def transformer_flops(c: Config, grid: Grid) -> Counts:
     """
     width, inner, heads = c["width"], c["num_heads"] * c["head_dim"], c["num_heads"]
     length, n, text = grid.tokens, grid.num_frames, grid.text_tokens
-    linear = sum(mixer == "linear" for mixer in c["mixers"])
-    softmax = len(c["mixers"]) - linear
-    moe = sum(kind == "moe" for kind in c["feed_forwards"])
-    dense = len(c["feed_forwards"]) - moe
-    cross = len(set(c["cross_attention_layers"]))
+    linear, softmax, cross, dense, moe = _num_layers(c)
     token = c["latent_channels"] * c["patch_size"] ** 2
     per_frame = (
         (_NOISE_WAVES + width + c["camera_dim"] + NUM_CAMERA_MOVES + _CLOCK_WAVES) * width

@@ -287,20 +287,21 @@ def _measure_tokenizer(
     return decode_flops / decode, encode_flops / encode
 
 
+def run_seconds(run: Callable[[], Any], device: torch.device) -> float:
+    """Wall time of one run, in seconds, until the device has done all of it."""
+    started = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
 def _seconds(run: Callable[[], Any], device: torch.device, at_least: float) -> float:
     """Median of three runs or of `at_least` seconds of them, after one that is not counted."""
-
-    def once() -> float:
-        started = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - started
-
-    once()
-    times = [once()]
+    run_seconds(run, device)
+    times = [run_seconds(run, device)]
     while len(times) < 3 or (sum(times) < at_least and len(times) < 200):
-        times.append(once())
+        times.append(run_seconds(run, device))
         if sum(times) > 1.0:  # a machine that is busy, or slow: do not wait for better figures
             break
     return median(times)
