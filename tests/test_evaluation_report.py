@@ -106,6 +106,23 @@ BROWSER = next(
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on the path (Debian: apt-get install chromium)")
+@pytest.mark.parametrize("width", [1100, 390])
+def test_scores_fit_the_screen(page, width) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (in the extra dev)")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": width, "height": 900})
+        tab.goto(page[0].as_uri())
+        assert tab.evaluate("document.documentElement.scrollWidth") == width
+        cells = tab.locator("table.scores td").all()
+        assert len(cells) == 4 * 10
+        boxes = [cell.bounding_box() for cell in cells]
+        assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
+        browser.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on the path (Debian: apt-get install chromium)")
 def test_clips_play_in_a_browser_without_network(page) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (in the extra dev)")
     with sync_api.sync_playwright() as playwright:

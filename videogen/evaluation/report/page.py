@@ -116,27 +116,30 @@ def _value(item: Mapping[str, Any]) -> str:
 
 
 def _summary(scored: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
+    columns = ("metric", "score", "95 % interval", "clips", "prompts", "broken", *BASELINES, "definition")
     rows = []
     for name, value in scored.items():
         cell = meta["metrics"][name]
-        baselines = "".join(f"<td>{number(cell['baselines'].get(kind, {}).get('score'))}</td>" for kind in BASELINES)
-        own = "bare" if "@" not in name else ""
-        left_out = f" ({cell['left_out']} left out)" if cell["left_out"] else ""
-        rows.append(
-            f'<tr><td class="{own}"><a href="#{escape(name, quote=True)}">{escape(name)}</a></td><td><b>{number(value[0])}</b></td>'
-            f'<td class="tight">{interval(cell)}</td><td class="tight">'
-            f"{cell['clips']}{left_out}</td><td>{cell['prompts']}</td><td>{cell['broken']}</td>{baselines}"
-            f"<td>{escape(cell['definition'])}</td></tr>"
+        cells = (
+            f'<a href="#{escape(name, quote=True)}">{escape(name).replace("@", "<wbr>@")}</a>',
+            f"<b>{number(value[0])}</b>",
+            interval(cell),
+            str(cell["clips"]) + (f"<br>({cell['left_out']} left out)" if cell["left_out"] else ""),
+            cell["prompts"],
+            cell["broken"],
+            *(number(cell["baselines"].get(kind, {}).get("score")) for kind in BASELINES),
+            escape(cell["definition"]),
         )
-    head = "".join(
-        f"<th>{name}</th>"
-        for name in ("metric", "score", "95 % interval", "clips", "prompts", "broken", *BASELINES, "definition")
-    )
+        own = "" if "@" in name else ' class="bare"'
+        # On a narrow screen each row is a block of its own, whose entries say what they are.
+        row = "".join(f'<td data-label="{label}">{text}</td>' for label, text in zip(columns, cells, strict=True))
+        rows.append(f"<tr{own}>{row}</tr>")
+    head = "".join(f"<th>{label}</th>" for label in columns)
     partial = '<p class="warning">Part of a suite. There is no Total of a part.</p>' if meta["partial"] else ""
     return (
         f"<section><h2>Scores</h2>{partial}<p>Bare names are VBench's own definitions; a suffix says what is different. Intervals are over prompts. "
         "A missing or broken clip counts as 0. The baselines are a frozen, a shuffled and a noise version of some of the same clips.</p>"
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div></section>'
+        f'<div class="wide"><table class="scores"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div></section>'
     )
 
 
@@ -262,7 +265,7 @@ def _integrity(scored: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
     refused = {name: reason for name, reason in meta["not_computed"].items() if name not in scored}
     if refused:
         rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(reason)}</td></tr>" for name, reason in refused.items())
-        parts.append(f"<h4>not computed</h4><table><tbody>{rows}</tbody></table>")
+        parts.append(f'<h4>not computed</h4><table class="facts"><tbody>{rows}</tbody></table>')
     return f"<section><h2>What is there and what is not</h2>{''.join(parts)}</section>"
 
 
@@ -282,4 +285,4 @@ def _settings(meta: Mapping[str, Any]) -> str:
         f"<tr><td>{escape(str(key))}</td><td>{escape(json.dumps(value, ensure_ascii=False))}</td></tr>"
         for key, value in {**meta["collection"], "scored with": f"videogen {meta['videogen']}"}.items()
     )
-    return f"<section><h2>How the clips were made</h2><table><tbody>{rows}</tbody></table></section>"
+    return f'<section><h2>How the clips were made</h2><table class="facts"><tbody>{rows}</tbody></table></section>'
