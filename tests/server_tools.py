@@ -38,14 +38,41 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-class RunningServer:
+class Served:
+    """A server that tests talk to by HTTP."""
+
+    http: httpx.Client
+    log: Path | None = None
+
+    def submit(self, **body: Any) -> dict[str, Any]:
+        reply = self.http.post("/v1/jobs", json={"prompt": PROMPT, **body})
+        assert reply.status_code == 200, reply.text
+        return reply.json()
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        return self.http.get(f"/v1/jobs/{job_id}").json()
+
+    def wait(self, job_id: str, *statuses: str, seconds: float = 120.0) -> dict[str, Any]:
+        """The job once it has ended, or has one of `statuses`."""
+        deadline = time.monotonic() + seconds
+        wanted = statuses or ("completed", "failed", "cancelled")
+        while time.monotonic() < deadline:
+            job = self.job(job_id)
+            if job["status"] in wanted:
+                return job
+            assert job["status"] not in ("completed", "failed", "cancelled"), json.dumps(job, indent=1)
+            time.sleep(0.02)
+        raise AssertionError(f"{job_id} is {self.job(job_id)['status']}: {self.log.read_text() if self.log else ''}")
+
+
+class RunningServer(Served):
     """`videogen serve` as a process, at a fixed port so that it can be started again."""
 
     def __init__(self, data: Path, model: Path, *options: str):
         self.data, self.model, self.options = data, model, options
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.log = data.parent / f"{data.name}.log"
+        self.log: Path = data.parent / f"{data.name}.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
         atexit.register(self.kill)  # a test that failed leaves no server behind
@@ -80,28 +107,8 @@ class RunningServer:
             self.process.send_signal(signal.SIGINT)
         return self.process.wait(seconds)
 
-    def submit(self, **body: Any) -> dict[str, Any]:
-        reply = self.http.post("/v1/jobs", json={"prompt": PROMPT, **body})
-        assert reply.status_code == 200, reply.text
-        return reply.json()
 
-    def job(self, job_id: str) -> dict[str, Any]:
-        return self.http.get(f"/v1/jobs/{job_id}").json()
-
-    def wait(self, job_id: str, *statuses: str, seconds: float = 120.0) -> dict[str, Any]:
-        """The job once it has ended, or has one of `statuses`."""
-        deadline = time.monotonic() + seconds
-        wanted = statuses or ("completed", "failed", "cancelled")
-        while time.monotonic() < deadline:
-            job = self.job(job_id)
-            if job["status"] in wanted:
-                return job
-            assert job["status"] not in ("completed", "failed", "cancelled"), json.dumps(job, indent=1)
-            time.sleep(0.02)
-        raise AssertionError(f"{job_id} is {self.job(job_id)['status']}:\n{self.log.read_text()}")
-
-
-class LocalServer:
+class LocalServer(Served):
     """The application on a real socket and a worker, both as threads of this process."""
 
     def __init__(self, data: Path, model: Path | None, *, num_workers: int = 1, **settings: Any):
@@ -144,37 +151,35 @@ class LocalServer:
             thread.join(60)
         self.http.close()
 
-    submit = RunningServer.submit
-    job = RunningServer.job
-
-    def wait(self, job_id: str, *statuses: str, seconds: float = 120.0) -> dict[str, Any]:
-        """The job once it has ended, or has one of `statuses`."""
-        deadline = time.monotonic() + seconds
-        wanted = statuses or ("completed", "failed", "cancelled")
-        while time.monotonic() < deadline:
-            job = self.job(job_id)
-            if job["status"] in wanted:
-                return job
-            assert job["status"] not in ("completed", "failed", "cancelled"), json.dumps(job, indent=1)
-            time.sleep(0.02)
-        raise AssertionError(f"{job_id} is {self.job(job_id)['status']}")
-
 
 class Hook:
-    """A callback host at a port of one's choice that echoes challenges; `delay` seconds before it answers a message."""
+    """A callback host that echoes challenges and remembers messages.
 
-    def __init__(self, port: int, delay: float = 0.0):
+    Args:
+        port: where; 0 takes a free one.
+        delay: seconds before it answers a message.
+
+    `refuse` is to how many messages it still answers 500, `echo` whether it echoes challenges.
+    """
+
+    def __init__(self, port: int = 0, delay: float = 0.0):
         self.messages: list[dict[str, Any]] = []
+        self.refuse = 0
+        self.echo = True
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                if "challenge" not in body:
+                status = 200
+                if "challenge" not in body and outer.refuse:
+                    outer.refuse -= 1
+                    status = 500
+                elif "challenge" not in body:
                     outer.messages.append(body)
                     time.sleep(delay)
-                content = json.dumps({"challenge": body.get("challenge")}).encode()
-                self.send_response(200)
+                content = json.dumps({"challenge": body.get("challenge")} if outer.echo else {}).encode()
+                self.send_response(status)
                 self.send_header("content-length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
@@ -184,7 +189,8 @@ class Hook:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{port}/hook"
+        self.host = f"127.0.0.1:{self.server.server_port}"
+        self.url = f"http://{self.host}/hook"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:

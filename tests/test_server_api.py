@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import threading
 import time
 import warnings
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from PIL import Image
 
 pytest.importorskip("fastapi", reason="the `server` extra is not installed")
 import httpx
-from server_tools import PROMPT, SIZE, LocalServer, data_url, make_model, png
+from server_tools import PROMPT, SIZE, Hook, LocalServer, data_url, make_model, png
 
 from videogen.data.video import read_metadata, read_video
 from videogen.receipt import LABEL, frames_sha256, read_receipt
@@ -25,50 +23,15 @@ from videogen.receipt import LABEL, frames_sha256, read_receipt
 VARIANTS = ("video", "thumbnail", "spritesheet", "gif", "sheet", "receipt")
 
 
-class Receiver:
-    """A callback host that echoes challenges and remembers messages; `refuse` makes it answer 500 so often."""
-
-    def __init__(self) -> None:
-        self.messages: list[dict] = []
-        self.refuse = 0
-        self.echo = True
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                status, answer = 200, {}
-                if "challenge" in body:
-                    answer = {"challenge": body["challenge"]} if outer.echo else {}
-                elif outer.refuse:
-                    outer.refuse -= 1
-                    status = 500
-                else:
-                    outer.messages.append(body)
-                content = json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("content-length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.host = f"127.0.0.1:{self.server.server_port}"
-        self.url = f"http://{self.host}/hook"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
 @pytest.fixture(scope="module")
-def receiver() -> Iterator[Receiver]:
-    made = Receiver()
+def receiver() -> Iterator[Hook]:
+    made = Hook()
     yield made
-    made.server.shutdown()
+    made.stop()
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[LocalServer]:
+def server(tmp_path_factory: pytest.TempPathFactory, receiver: Hook) -> Iterator[LocalServer]:
     threads = torch.get_num_threads()
     folder = tmp_path_factory.mktemp("server")
     model = make_model(folder / "tiny")
@@ -246,7 +209,7 @@ def test_batches_where_the_request_allows_it(server: LocalServer) -> None:
     assert len({job["result"]["frames_sha256"] for job in ended}) == 3
 
 
-def test_callbacks_come_at_least_once_in_order_after_the_challenge(server: LocalServer, receiver: Receiver) -> None:
+def test_callbacks_come_at_least_once_in_order_after_the_challenge(server: LocalServer, receiver: Hook) -> None:
     receiver.messages.clear()
     receiver.refuse = 1
     job = server.submit(steps=1, callback_url=receiver.url)

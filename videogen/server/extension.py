@@ -32,7 +32,7 @@ from videogen.server.http import (
 from videogen.server.jobs import Job
 from videogen.server.minimax import IdempotencyKey
 from videogen.server.openai_videos import ended_file
-from videogen.server.planning import Ask, Prompt, Refused
+from videogen.server.planning import Ask, Prompt
 from videogen.server.service import ApiError, Service
 
 router = APIRouter(tags=["Jobs"])
@@ -344,22 +344,15 @@ async def upload(request: Request, service: ServiceOf, principal: PrincipalOf) -
     """Upload a picture or a video to name in requests; multipart with `file`."""
     service.limit(principal, address_of(request))
     content, name, _ = await read_form(request, "file", known=("purpose",))
-
-    def keep() -> UploadView:
-        try:
-            kept = service.media.add(content, name, principal.tenant, None, "file")
-        except Refused as error:
-            raise ApiError(422, "invalid_request", str(error), error.param) from None
-        return UploadView(
-            id=kept.id,
-            kind=kept.kind,
-            name=kept.name,
-            width=kept.width,
-            height=kept.height,
-            adjusted=list(kept.adjusted),
-        )
-
-    return await run_in_threadpool(keep)
+    kept = await run_in_threadpool(service.keep, principal, content, name)
+    return UploadView(
+        id=kept.id,
+        kind=kept.kind,
+        name=kept.name,
+        width=kept.width,
+        height=kept.height,
+        adjusted=list(kept.adjusted),
+    )
 
 
 @router.get("/v1/model", responses=COMMON_ERRORS)

@@ -145,11 +145,6 @@ class Generator:
                 clips.append(error)
         return clips
 
-    def preview(self, pipe: Any, latents: torch.Tensor) -> np.ndarray:
-        """A picture of what latents [1, C, f, h, w] are becoming: the last frame of the first one or two."""
-        frames = pipe.decode_latents(latents)[0, :, -1]  # [3, H, W]
-        return ((frames.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
-
     def _clip(self, request: JobRequest, inputs: Sequence[Input], result: VideoPipelineOutput) -> Clip:
         frames = result.uint8()[0]
         num_source = int(result.settings.get("num_source_frames", 0))

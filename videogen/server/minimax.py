@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
@@ -19,7 +19,7 @@ from videogen.server.http import PrincipalOf, ServiceOf, address_of, base_url, s
 from videogen.server.jobs import Job
 from videogen.server.planning import Ask, Prompt, Reference
 from videogen.server.service import ApiError, Service
-from videogen.server.storage import VARIANTS, is_id
+from videogen.server.storage import is_id
 
 router = APIRouter(tags=["MiniMax"])
 
@@ -138,10 +138,17 @@ class Problem(BaseModel):
 
 
 OK = BaseResp(status_code=0, status_msg="success")
+_problem = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 _errors: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "model": Problem}
     for status, text in ((401, "No valid API key (1004)"), (403, "Not from this address or page (1004)"), (413, "Too large"), (429, "Too many (1002)"), (503, "Not now (1024)"))
 }  # fmt: skip
+_clip: dict[int | str, dict[str, Any]] = {
+    **_errors,
+    200: {"description": "The clip", "content": {"video/mp4": {}, **_problem}},
+    206: {"description": "A part of it", "content": {"video/mp4": {}, "multipart/byteranges": {}}},
+    416: {"description": "No such part", "content": {"text/plain": {}}},
+}
 IdempotencyKey = Annotated[
     str | None, Header(max_length=255, description="A repetition with the same key gives the same job.")
 ]
@@ -266,24 +273,11 @@ def retrieve_file(
 ) -> Retrieved:
     """Facts of a file and an address to download it from, good for a day."""
     row = _file(service, principal, file_id)
-    return Retrieved(
-        file=FileInfo(
-            file_id=row.id,
-            bytes=row.bytes,
-            created_at=int(row.created_at),
-            filename=row.name,
-            purpose=row.purpose,
-            download_url=service.link(row.id, base_url(request)) if row.purpose == "video_generation" else None,
-        ),
-        base_resp=OK,
-    )
+    link = service.link(row.id, base_url(request)) if row.purpose == "video_generation" else None
+    return _retrieved(row, row.purpose, link)
 
 
-@router.get(
-    "/v1/files/retrieve_content",
-    response_class=Response,
-    responses={**_errors, 200: {"description": "The clip", "content": {"video/mp4": {}, "application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}, 206: {"description": "A part of it", "content": {"video/mp4": {}, "multipart/byteranges": {}}}, 416: {"description": "No such part", "content": {"text/plain": {}}}},
-)  # fmt: skip
+@router.get("/v1/files/retrieve_content", response_class=Response, responses=_clip)
 def retrieve_content(
     service: ServiceOf, principal: PrincipalOf, file_id: Annotated[str, Query(max_length=100)]
 ) -> Response:
@@ -294,11 +288,7 @@ def retrieve_content(
     return send_variant(service, row.id, "video", row.id)
 
 
-@router.get(
-    "/v1/files/{file_id}/content",
-    response_class=Response,
-    responses={**_errors, 200: {"description": "The clip", "content": {"video/mp4": {}, "application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}, 206: {"description": "A part of it", "content": {"video/mp4": {}, "multipart/byteranges": {}}}, 416: {"description": "No such part", "content": {"text/plain": {}}}},
-)  # fmt: skip
+@router.get("/v1/files/{file_id}/content", response_class=Response, responses=_clip)
 def signed_content(
     service: ServiceOf,
     file_id: str,
@@ -318,26 +308,21 @@ async def upload_file(request: Request, service: ServiceOf, principal: Principal
     """Upload a picture or video to use in requests; multipart with `file` and `purpose`."""
     service.limit(principal, address_of(request))
     content, name, fields = await read_form(request, "file", known=("purpose",))
-    return await run_in_threadpool(_keep, service, principal, content, name, fields)
+    upload = await run_in_threadpool(service.keep, principal, content, name)
+    return _retrieved(upload, fields.get("purpose", "upload")[:32] or "upload")
 
 
-def _keep(service: Service, principal: Principal, content: bytes, name: str, fields: dict[str, str]) -> Retrieved:
-    from videogen.server.planning import Refused
-
-    try:
-        upload = service.media.add(content, name, principal.tenant, None, "file")
-    except Refused as error:
-        raise _refused(error.param, str(error)) from None
-    return Retrieved(
-        file=FileInfo(
-            file_id=upload.id,
-            bytes=upload.bytes,
-            created_at=int(upload.created_at),
-            filename=upload.name,
-            purpose=fields.get("purpose", "upload")[:32] or "upload",
-        ),
-        base_resp=OK,
+def _retrieved(file: Any, purpose: str, link: str | None = None) -> Retrieved:
+    """An upload, or a row of the table of files, as MiniMax shows it."""
+    info = FileInfo(
+        file_id=file.id,
+        bytes=file.bytes,
+        created_at=int(file.created_at),
+        filename=file.name,
+        purpose=purpose,
+        download_url=link,
     )
+    return Retrieved(file=info, base_resp=OK)
 
 
 def _file(service: Service, principal: Principal, file_id: str) -> Any:
@@ -349,6 +334,3 @@ def _file(service: Service, principal: Principal, file_id: str) -> Any:
 
 def _refused(param: str | None, message: str) -> ApiError:
     return ApiError(422, "invalid_request", message, param)
-
-
-__all__ = ["MODELS", "VARIANTS", "JSONResponse", "router", "translate"]

@@ -18,7 +18,7 @@ from videogen.server.forms import read_fields, read_json, validated
 from videogen.server.http import COMMON_ERRORS, PrincipalOf, ServiceOf, address_of, error_responses, send_variant
 from videogen.server.jobs import Job
 from videogen.server.minimax import IdempotencyKey
-from videogen.server.planning import Ask, Prompt, Reference, Refused
+from videogen.server.planning import Ask, Prompt, Reference
 from videogen.server.service import ApiError, Service
 
 router = APIRouter(tags=["OpenAI videos"])
@@ -184,7 +184,7 @@ def _create(
     asked = body.model_dump(mode="json", exclude_unset=True)
     if upload is not None:
         asked["input_reference"] = upload[0]
-        reference = _take(service, principal, upload, "image", "input_reference")
+        reference = service.keep(principal, *upload, "image", "input_reference").id
     width, height = _size(body.size)
     ask = Ask(
         prompt=body.prompt,
@@ -196,6 +196,19 @@ def _create(
         prompt_optimizer=body.prompt_optimizer,
         strict=body.strict,
     )
+    return _submit(service, principal, address, ask, asked, idempotency_key, adjusted)
+
+
+def _submit(
+    service: Service,
+    principal: Principal,
+    address: str,
+    ask: Ask,
+    asked: dict[str, Any],
+    idempotency_key: str | None,
+    adjusted: list[str],
+) -> Video:
+    """Submit what was translated; what is refused is named as this dialect names it."""
     try:
         job, _ = service.submit(
             principal, address, "openai", ask, asked, idempotency_key=idempotency_key, adjusted=adjusted
@@ -250,13 +263,9 @@ def _extend(
     source = body.video.id
     if upload is not None:
         asked["video"] = upload[0]
-        source = _take(service, principal, upload, "video", "video")
+        source = service.keep(principal, *upload, "video", "video").id
     ask = Ask(prompt=body.prompt, source=source, duration=_seconds(body.seconds))
-    try:
-        job, _ = service.submit(principal, address, "openai", ask, asked, idempotency_key=idempotency_key)
-    except ApiError as error:
-        raise _renamed(error) from None
-    return video_of(job, service)
+    return _submit(service, principal, address, ask, asked, idempotency_key, [])
 
 
 @router.get("/v1/videos/{video_id}", responses={**_errors, **error_responses(404)})
@@ -413,13 +422,6 @@ async def _read(request: Request, file_field: str) -> tuple[dict[str, Any], tupl
     if file_field in content and file_field in uploads:
         raise ApiError(422, "invalid_request", f"`{file_field}` must be given once.", file_field)
     return content, uploads.get(file_field)
-
-
-def _take(service: Service, principal: Principal, upload: tuple[bytes, str], kind: Any, param: str) -> str:
-    try:
-        return service.media.add(*upload, principal.tenant, kind, param).id
-    except Refused as error:
-        raise ApiError(422, "invalid_request", str(error), param) from None
 
 
 def _model_note(model: str | None, service: Service) -> list[str]:

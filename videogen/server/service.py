@@ -18,7 +18,7 @@ from videogen.server.auth import KeyRing, Principal, RateLimiter
 from videogen.server.callbacks import Messenger, check_callback
 from videogen.server.database import Database
 from videogen.server.jobs import IdempotencyConflict, Job, JobStore, NewJob, QueueFull
-from videogen.server.media import Media
+from videogen.server.media import Kind, Media, Upload
 from videogen.server.metrics import Metrics
 from videogen.server.planning import Ask, Planned, Planner, Refused, StoredPicture, check_text
 from videogen.server.retention import HOLD_SECONDS, Janitor
@@ -241,6 +241,19 @@ class Service:
             self.metrics.submitted.labels(dialect).inc()
             self.supervisor.wake()
         return job, new
+
+    def keep(
+        self, principal: Principal, content: bytes, name: str, kind: Kind | None = None, param: str = "file"
+    ) -> Upload:
+        """Take an upload in; `kind` None takes a picture or a video, `param` is what the message names.
+
+        Raises:
+            ApiError: 422, what it may not be.
+        """
+        try:
+            return self.media.add(content, name, principal.tenant, kind, param)
+        except Refused as error:
+            raise ApiError(422, "invalid_request", str(error), error.param) from None
 
     def job(self, job_id: str, principal: Principal) -> Job:
         """A job of who asks.
