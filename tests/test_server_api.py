@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import time
@@ -183,7 +184,10 @@ def test_cancel_of_a_running_job_within_a_step_with_events(server: LocalServer) 
     steps = [event["step"] for event in seen]
     assert steps == sorted(steps) and len(set(steps)) > 2
     preview = next(event["preview"] for event in seen if "preview" in event)
-    assert preview.startswith("data:image/jpeg;base64,")
+    kind, _, data = preview.partition(",")
+    marked = Image.open(io.BytesIO(base64.b64decode(data))).info
+    assert kind == "data:image/jpeg;base64"
+    assert marked["comment"] == LABEL.encode() and b"trainedAlgorithmicMedia" in marked["xmp"]
     assert server.http.get(f"/v1/jobs/{job['id']}/content").status_code == 409
 
 
@@ -199,6 +203,7 @@ def test_delete_stops_a_running_job_and_removes_its_files(server: LocalServer) -
 
 
 def test_batches_where_the_request_allows_it(server: LocalServer) -> None:
+    server.wait(server.submit(seed=9, steps=2)["id"])  # what one takes alone is known
     long = server.submit(steps=300, priority=50)
     jobs = [server.submit(seed=seed, steps=2, batching=True) for seed in range(3)]
     assert server.wait(long["id"])["status"] == "completed"
@@ -212,15 +217,16 @@ def test_batches_where_the_request_allows_it(server: LocalServer) -> None:
 def test_callbacks_come_at_least_once_in_order_after_the_challenge(server: LocalServer, receiver: Hook) -> None:
     receiver.messages.clear()
     receiver.refuse = 1
-    job = server.submit(steps=1, callback_url=receiver.url)
-    server.wait(job["id"])
+    body = {"model": "videogen-tiny", "prompt": PROMPT, "callback_url": receiver.url}
+    task = server.http.post("/v1/video_generation", json=body).json()["task_id"]
+    server.wait(task)
     deadline = time.monotonic() + 30
     while len(receiver.messages) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert [message["status"] for message in receiver.messages] == ["processing", "success"]
     assert [message["sequence"] for message in receiver.messages] == [0, 1]
     assert len({message["event_id"] for message in receiver.messages}) == 2
-    assert receiver.messages[1]["task_id"] == job["id"] and receiver.messages[1]["video_width"] == SIZE
+    assert receiver.messages[1]["task_id"] == task and receiver.messages[1]["video_width"] == SIZE
     receiver.echo = False
     reply = server.http.post("/v1/jobs", json={"prompt": PROMPT, "callback_url": receiver.url})
     receiver.echo = True

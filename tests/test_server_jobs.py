@@ -227,3 +227,14 @@ def test_timings_are_a_running_mean(store: JobStore) -> None:
         store.record_timing("s", seconds, 0.5, 100)
     row = store.read_timings()["s"]
     assert row.samples == 2 and row.step_seconds == pytest.approx(2.0) and row.peak_bytes == 100
+
+
+def test_what_was_supposed_gives_way_to_what_is_measured(store: JobStore) -> None:
+    for seconds in (9.0, 8.0):  # of two workers that begin at once, the first is believed
+        store.suppose_timing("s", seconds, 2.0, 1000)
+    row = store.read_timings()["s"]
+    assert (row.samples, row.step_seconds, row.peak_bytes) == (0, 9.0, 1000)
+    store.record_timing("s", 1.0, 0.5, 100)
+    store.suppose_timing("s", 9.0, 2.0, 1000)
+    row = store.read_timings()["s"]
+    assert (row.samples, row.step_seconds, row.rest_seconds, row.peak_bytes) == (1, 1.0, 0.5, 100)

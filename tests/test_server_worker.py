@@ -19,6 +19,7 @@ from sqlalchemy.exc import OperationalError
 
 from videogen.server import callbacks, database, generation, worker
 from videogen.server.database import callbacks as outbox
+from videogen.server.settings import Settings
 
 STILL = "a fox stays in the snow"
 
@@ -96,6 +97,7 @@ def test_a_bad_or_cancelled_clip_costs_its_batch_nothing(server: LocalServer, mo
         wrote.append(request.seed)
         return write(clip, request, *args)
 
+    server.wait(server.submit(steps=2, prompt=STILL)["id"])  # what one takes alone is known
     blocker = server.submit(steps=200, priority=50, prompt=STILL)
     jobs = [
         server.submit(steps=2, seed=seed, batching=True, prompt=PROMPT if seed == 1 else STILL) for seed in range(4)
@@ -112,6 +114,32 @@ def test_a_bad_or_cancelled_clip_costs_its_batch_nothing(server: LocalServer, mo
     assert ended[1]["error"]["code"] == "frozen_clip" and wrote == [0, 3]
     receipt = server.http.get(f"/v1/jobs/{jobs[3]['id']}/content", params={"variant": "receipt"}).json()
     assert receipt["request"]["batch_size"] == 4
+
+
+def test_jobs_are_taken_together_where_that_was_faster(tmp_path: Path) -> None:
+    made = worker.Worker("w", "s", Settings(data=tmp_path))
+    found = [made._together("s")]  # one alone first
+    for num_clips, seconds in ((1, 2.0), (4, 12.0), (4, 6.0)):
+        made._keep_pace("s", num_clips, seconds)
+        found.append(made._together("s"))
+    assert found == [False, True, False, True] and not made._together("another shape")
+
+
+def test_there_is_an_estimate_before_anything_was_made(model: Path, tmp_path: Path) -> None:
+    with LocalServer(tmp_path / "data", model) as server:
+
+        def estimate(**body: Any) -> dict[str, Any]:
+            return server.http.post("/v1/estimates", json={"prompt": STILL, **body}).json()
+
+        found = estimate()
+        assert found["basis"] == "calculated" and 0 < found["seconds"] < 60 and found["memory_bytes"] > 10**7
+        assert estimate(steps=200)["seconds"] > found["seconds"]
+        assert "videogen_step_seconds{" not in server.http.get("/metrics").text
+        server.wait(server.submit(prompt=STILL)["id"])
+        deadline = time.monotonic() + 30
+        while estimate()["basis"] != "measured":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 def test_callback_hosts_that_are_dead_or_slow(

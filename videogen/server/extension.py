@@ -97,7 +97,7 @@ class EstimateView(BaseModel):
     memory_bytes: int | None
     steps: int
     queue_length: int
-    basis: Literal["measured", "scaled", "unknown"]
+    basis: Literal["measured", "scaled", "calculated", "unknown"]
     request: dict[str, Any]
     adjusted: list[str]
     warnings: list[str]

@@ -21,7 +21,7 @@ from videogen.data.files import atomic_path, write_atomic
 from videogen.data.sheet import contact_sheet
 from videogen.data.video import write_video
 from videogen.receipt import LABEL, Receipt, receipt_metadata, weights_sha256
-from videogen.server.planning import JobRequest
+from videogen.server.planning import JobRequest, shape_of
 from videogen.server.quality import BadClip, check_clip
 from videogen.server.storage import Storage
 from videogen.server.watermark import draw_mark
@@ -92,6 +92,7 @@ class Generator:
             self.pipes[task].set_progress_bar_config(disable=True)
         assert isinstance(text, TextToVideoPipeline)
         self.model_hash = weights_sha256(folder)
+        self.folder = folder
         self.vocabulary = text.vocabulary
         self.device = str(text.device)
 
@@ -158,6 +159,42 @@ class Generator:
         }
         receipt = make_receipt(request.task, settings, inputs, result, frames, self.model_hash, self.device)
         return Clip(frames, receipt, tuple(result.adjusted), tuple(result.warnings), num_source)
+
+
+def calculated_timing(generator: Generator) -> tuple[str, float, float, int]:
+    """What a clip that asks for nothing special should take here, from the model's operations and a second's calibration.
+
+    Returns:
+        its shape, seconds of a step, seconds of the rest, bytes at the peak: what `JobStore.suppose_timing` takes.
+    """
+    from videogen.cli.plan import estimate_here, resolve_request
+    from videogen.planning.specs import load_spec
+    from videogen_pipelines import requests
+
+    names = ("height", "width", "num_frames", "duration", "fps", "num_inference_steps", "guidance_scale")
+    spec = load_spec(generator.folder)
+    usual = resolve_request(spec, dict.fromkeys(names))
+    scale = float((spec.vocabulary or {}).get("guidance_scale", requests.DEFAULT_GUIDANCE_SCALE))
+    estimate, _ = estimate_here(spec, usual, generator.pipes["text"].transformer.dtype)
+    job = JobRequest(
+        task="text",
+        prompt="",
+        negative_prompt="",
+        camera=None,
+        camera_vectors=None,
+        height=usual.height,
+        width=usual.width,
+        num_frames=usual.num_frames,
+        fps=usual.fps,
+        steps=usual.num_inference_steps,
+        guidance_scale=scale,
+        guidance_method="standard",
+        guidance_rescale=0.0,
+        seed=0,
+    )
+    denoising = estimate.seconds["denoising"]
+    step = denoising / (usual.num_inference_steps * usual.num_windows)
+    return shape_of(job), step, estimate.total_seconds - denoising, int(estimate.peak_bytes)
 
 
 class _Watch:

@@ -607,7 +607,7 @@ class JobStore:
                     )
                 )
                 return
-            weight = max(1 / (old.samples + 1), 0.05)
+            weight = max(1 / (old.samples + 1), 0.05)  # 1 where it was only supposed
             connection.execute(
                 update(timings)
                 .where(timings.c.shape == shape)
@@ -615,9 +615,18 @@ class JobStore:
                     samples=old.samples + 1,
                     step_seconds=old.step_seconds + weight * (step_seconds - old.step_seconds),
                     rest_seconds=old.rest_seconds + weight * (rest_seconds - old.rest_seconds),
-                    peak_bytes=max(old.peak_bytes, peak_bytes),
+                    peak_bytes=max(old.peak_bytes, peak_bytes) if old.samples else peak_bytes,
                 )
             )
+
+    def suppose_timing(self, shape: str, step_seconds: float, rest_seconds: float, peak_bytes: int) -> None:
+        """Put down what a shape should take, for as long as nothing of it was measured (the first measurement replaces it)."""
+        values = {"step_seconds": step_seconds, "rest_seconds": rest_seconds, "peak_bytes": peak_bytes}
+        try:
+            with self.database.write() as connection:
+                connection.execute(insert(timings).values(shape=shape, samples=0, **values))
+        except IntegrityError:
+            pass  # another worker was faster
 
     def read_timings(self) -> dict[str, Any]:
         """Shape -> row of the table of timings."""

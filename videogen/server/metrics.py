@@ -68,7 +68,8 @@ class _Looks(Collector):
             yield memory
         steps = GaugeMetricFamily("videogen_step_seconds", "Mean time of one denoising step.", labels=["shape"])
         for shape, timing in service.timings().items():
-            steps.add_metric([shape], timing.step_seconds)
+            if timing.samples:
+                steps.add_metric([shape], timing.step_seconds)
         yield steps
         outbox = GaugeMetricFamily("videogen_callbacks", "Callbacks of this server's threads.", labels=["outcome"])
         outbox.add_metric(["delivered"], service.messenger.delivered)

@@ -141,6 +141,17 @@ class JobRequest(BaseModel):
     receipt_images: bool = True
 
 
+def shape_of(request: JobRequest) -> str:
+    """Requests of one shape cost the same and may share a batch."""
+    r = request
+    guided = "guided" if r.guidance_scale != 1.0 else "plain"
+    return (
+        f"{r.task}-{len(r.pictures)}:{r.width}x{r.height}x{r.num_frames}@{r.fps:g}:{r.steps}:"
+        f"{r.guidance_scale:g}-{r.guidance_method}-{r.guidance_rescale:g}-"
+        f"{r.guidance_interval[0]:g}-{r.guidance_interval[1]:g}:{guided}"
+    )
+
+
 @dataclass(frozen=True)
 class StoredPicture:
     """An upload as `media` left it; what it changed is among `adjusted`. A video has `num_frames`."""
@@ -166,14 +177,7 @@ class Planned:
 
     @property
     def shape(self) -> str:
-        """Requests of one shape cost the same and may share a batch."""
-        r = self.request
-        guided = "guided" if r.guidance_scale != 1.0 else "plain"
-        num_pictures = len(r.pictures)
-        return (
-            f"{r.task}-{num_pictures}:{r.width}x{r.height}x{r.num_frames}@{r.fps:g}:{r.steps}:"
-            f"{r.guidance_scale:g}-{r.guidance_method}-{r.guidance_rescale:g}-{r.guidance_interval[0]:g}-{r.guidance_interval[1]:g}:{guided}"
-        )
+        return shape_of(self.request)
 
     @property
     def batchable_task(self) -> bool:

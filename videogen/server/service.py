@@ -47,11 +47,12 @@ class Estimate:
     """What a request will take.
 
     Attributes:
-        seconds: of generating, once a worker has it; None where nothing was measured yet.
+        seconds: of generating, once a worker has it; None where that is unknown.
         wait_seconds: until a worker has it, from the jobs before it; None likewise.
         memory_bytes: of the worker at its peak; None likewise.
         steps: denoising steps over all windows.
-        basis: "measured" (this very shape), "scaled" (from another one) or "unknown".
+        basis: "measured" (this very shape), "scaled" (from another one that was measured), "calculated" (from the model and the speed of the
+            machine, before anything was measured) or "unknown" (no worker had its model loaded yet).
     """
 
     seconds: float | None
@@ -351,9 +352,12 @@ class Service:
         costs = [_cost(timings, shape, left) for shape, left in ahead]
         wait = None if any(cost is None for cost in costs) else sum(cost or 0.0 for cost in costs) / num_workers
         seconds = _cost(timings, planned.shape, planned.num_steps)
-        exact = timings.get(planned.shape)
-        memory = exact.peak_bytes if exact else max((row.peak_bytes for row in timings.values()), default=None)
-        basis = "measured" if exact else "scaled" if seconds is not None else "unknown"
+        exact, known = timings.get(planned.shape), _known(timings)
+        memory = exact.peak_bytes if exact in known else max((row.peak_bytes for row in known), default=None)
+        if not any(row.samples for row in known):
+            basis = "calculated" if known else "unknown"
+        else:
+            basis = "measured" if exact in known else "scaled"
         return Estimate(seconds, wait, memory, planned.num_steps, len(ahead), basis)
 
     def seconds_left(self, job: Job) -> float | None:
@@ -378,17 +382,21 @@ class Service:
 
 
 def _cost(timings: Mapping[str, Any], shape: str, steps: int) -> float | None:
-    """Seconds of `steps` steps of a shape, scaled from the nearest one known by pixels times frames."""
-    row = timings.get(shape)
-    if row is not None:
+    """Seconds of `steps` steps of a shape, scaled by pixels times frames from the nearest one that was measured, or else calculated."""
+    row, known = timings.get(shape), _known(timings)
+    if row in known:
         return row.step_seconds * steps + row.rest_seconds
-    size = _size(shape)
-    others = [(row, _size(row.shape)) for row in timings.values()]
-    if not others:
+    if not known:
         return None
-    nearest, its_size = min(others, key=lambda pair: abs(pair[1] - size))
+    size = _size(shape)
+    nearest, its_size = min(((row, _size(row.shape)) for row in known), key=lambda pair: abs(pair[1] - size))
     factor = max(0.2, min(5.0, size / its_size))
     return (nearest.step_seconds * steps + nearest.rest_seconds) * factor
+
+
+def _known(timings: Mapping[str, Any]) -> list[Any]:
+    """What was measured; before that, what was calculated."""
+    return [row for row in timings.values() if row.samples] or list(timings.values())
 
 
 def _size(shape: str) -> float:

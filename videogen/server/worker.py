@@ -63,6 +63,9 @@ class Worker:
         self.woken = threading.Event()
         self._ended = threading.Event()
         self._unsure = False  # whether a job may be ours that nobody works on: the database fell silent in between
+        self._pace: dict[
+            tuple[str, bool], float
+        ] = {}  # shape, whether together with others -> least seconds for a clip
         self.state = "loading"
         self.details: dict[str, Any] = {"pid": os.getpid()}
 
@@ -80,6 +83,7 @@ class Worker:
         beat.start()
         self.generator = Generator(model_folder(self.settings.model))
         self.details |= {"device": self.generator.device, "threads": torch.get_num_threads()}
+        self._suppose()
         self.state = "idle"
         self._seen()
         log.info("%s is ready on %s", self.name, self.generator.device)
@@ -97,6 +101,16 @@ class Worker:
         except UNAVAILABLE as error:
             log.error("%s ends, but the database does not answer: %s", self.name, _first_line(error))
         self.database.close()
+
+    def _suppose(self) -> None:
+        """Put down what the model's usual clip should take on this machine, so that there is an estimate before anything was measured."""
+        from videogen.server.generation import calculated_timing
+
+        try:
+            if not self.store.read_timings():
+                self.store.suppose_timing(*calculated_timing(self.generator))
+        except Exception:  # an estimate is worth no worker
+            log.exception("what a clip takes could not be calculated")
 
     def _next(self) -> None:
         """Take a job, if there is one, and carry it out; otherwise wait a moment.
@@ -120,9 +134,19 @@ class Worker:
 
     def _work(self, job: Job) -> None:
         jobs = [job]
-        if job.batchable and job.step == 0 and self.settings.max_batch > 1:
+        if job.batchable and job.step == 0 and self.settings.max_batch > 1 and self._together(job.shape):
             jobs += self.store.claim_like(job, self.name, self.settings.lease, self.settings.max_batch - 1)
         self._guarded(jobs, lambda: self._single(job) if len(jobs) == 1 else self._batch(jobs))
+
+    def _together(self, shape: str) -> bool:
+        """Whether jobs of a shape are to be taken together: first one is made alone, then some together, from then on what was faster."""
+        alone, together = self._pace.get((shape, False)), self._pace.get((shape, True))
+        return alone is not None and (together is None or together < alone)
+
+    def _keep_pace(self, shape: str, num_clips: int, seconds: float) -> None:
+        """Remember what clips of a shape took, alone or together."""
+        kind = shape, num_clips > 1
+        self._pace[kind] = min(seconds / num_clips, self._pace.get(kind, float("inf")))
 
     def _guarded(self, jobs: Sequence[Job], work: Callable[[], None]) -> None:
         """Do some work on jobs. Whatever it raises, each of them ends or goes back to the queue."""
@@ -199,6 +223,8 @@ class Worker:
         started = time.monotonic()
         try:
             clip = self.generator.run(request, self.storage, on_step, resume)
+            if resume is None:
+                self._keep_pace(job.shape, 1, time.monotonic() - started)
             self._finish(job, request, clip)
         except FloatingPointError as error:
             self._end(job, "not_finite", f"the model gave numbers that are not finite ({error})")
@@ -241,8 +267,10 @@ class Worker:
             if not alive:
                 raise _Lost
 
+        started = time.monotonic()
         try:
             clips = self.generator.run_batch(requests, on_step)
+            self._keep_pace(jobs[0].shape, len(jobs), time.monotonic() - started)
         except FloatingPointError:  # one of them: each is tried alone
             clips = []
 
