@@ -6,7 +6,8 @@
 Server, worker and clients share the same `--cores` processor cores (2). Each of `--clients` looks once every `--interval` seconds at the job
 that is being made, at moments of its own and in one of the three dialects; one more client starts and cancels a job each second, and lists.
 A time counts from the moment at which the client *meant* to ask: neither a slow server nor a busy machine can hide by making clients late. How
-late the clients themselves were is told apart. Then `--jobs` jobs of one step are made, and the memory of the server and of its
+late the clients themselves were is told apart; an answer other than success, or none, is a failure. Then `--batching` clips are made one by one
+and again where they may share forward passes. At last `--jobs` jobs of one step are made, and the memory of the server and of its
 worker is read after every 50. What does not fit into `--minutes` is left out, and the report says so.
 """
 
@@ -98,17 +99,23 @@ class Connection:
 
 
 class Times:
-    """Seconds of answers by route, from the moment meant, and how late the clients were."""
+    """Seconds of answers by route, from the moment meant, how late the clients were, and what was no success."""
 
     def __init__(self) -> None:
         self.answers: dict[str, list[float]] = defaultdict(list)
         self.lateness: list[float] = []
+        self.failures: list[str] = []
 
     async def ask(self, connection: Connection, due: float, method: str, path: str, body: Any = None) -> Any:
-        """Ask at `due` (by `perf_counter`), or as soon after it as this process gets to it."""
+        """Ask at `due` (by `perf_counter`), or as soon after it as this process gets to it; None where it failed."""
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         self.lateness.append(time.perf_counter() - due)
-        answer = await connection.ask(method, path, body)
+        try:
+            answer = await connection.ask(method, path, body)
+        except (RuntimeError, OSError, EOFError) as error:
+            self.failures.append(f"{type(error).__name__}: {error}"[:300])
+            connection.close()
+            return None
         route = re.sub(r"video_[0-9a-f]+", "ID", path.partition("?")[0])
         self.answers[f"{method} {route}"].append(time.perf_counter() - due)
         return answer
@@ -155,7 +162,8 @@ async def polled(address: tuple[str, int], clients: int, seconds: float, interva
         due = time.perf_counter()
         while due < end:
             made = await times.ask(own, due, "POST", "/v1/jobs", {"prompt": PROMPT, "steps": 1, "priority": -100})
-            await times.ask(own, due + 0.3, "POST", f"/v1/jobs/{made['id']}/cancel", {})
+            if made is not None:
+                await times.ask(own, due + 0.3, "POST", f"/v1/jobs/{made['id']}/cancel", {})
             await times.ask(own, due + 0.6, "GET", "/v1/jobs?limit=20")
             due += max(1.0, interval)
         own.close()
@@ -174,8 +182,41 @@ async def polled(address: tuple[str, int], clients: int, seconds: float, interva
         "all": quantiles(everything),
         "routes": {route: quantiles(found) for route, found in sorted(times.answers.items()) if len(found) > 1},
         "clients_late": quantiles(times.lateness),
+        "failures": len(times.failures),
+        "first_failures": times.failures[:3],
         "steps_per_second_alone": round(alone, 3),
         "steps_per_second_with_clients": round(together, 3),
+    }
+
+
+async def batched(address: tuple[str, int], clips: int) -> dict[str, Any]:
+    """Seconds for a clip of a few steps: one by one, and where they may be made together (which the worker does where it found that faster)."""
+    connection = Connection(address)
+    body = {"prompt": PROMPT, "steps": 4}
+
+    async def make(number: int, batching: bool) -> tuple[float, list[str]]:
+        ids = []
+        started = time.monotonic()
+        for seed in range(number):
+            ids.append((await connection.ask("POST", "/v1/jobs", {**body, "seed": seed, "batching": batching}))["id"])
+        while (await connection.ask("GET", "/v1/jobs?status=queued&status=running&limit=1"))["data"]:
+            await asyncio.sleep(0.1)
+        return (time.monotonic() - started) / number, ids
+
+    async def size(job: str) -> int:
+        receipt = await connection.ask("GET", f"/v1/jobs/{job}/content?variant=receipt")
+        return int(receipt["request"]["batch_size"])
+
+    alone, _ = await make(clips, False)
+    await make(clips, True)  # the worker finds out
+    allowed, ids = await make(clips, True)
+    sizes = [await size(job) for job in ids]
+    connection.close()
+    return {
+        "clips": clips,
+        "seconds_alone": round(alone, 3),
+        "seconds_allowed": round(allowed, 3),
+        "largest_batch": max(sizes),
     }
 
 
@@ -235,12 +276,17 @@ def growth(samples: Sequence[Mapping[str, Any]], name: str) -> float | None:
 
 def judged(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Each bar with what was found and whether it holds (None: not measured)."""
-    p99 = report["polling"]["all"]["p99_ms"]
+    polling = report["polling"]
+    p99, failures, asked = polling["all"]["p99_ms"], polling["failures"], polling["all"]["count"] + polling["failures"]
     bars: dict[str, dict[str, Any]] = {
-        f"p99 of all answers <= {1000 * P99_BAR:g} ms while a clip is being made": {
+        f"p99 of all answers <= {1000 * P99_BAR:g} ms while a clip is being made and {polling['clients']} clients poll": {
             "found": f"{p99:g} ms",
             "holds": p99 <= 1000 * P99_BAR,
-        }
+        },
+        f"every request of the {polling['clients']} clients succeeds": {
+            "found": f"{failures} of {asked} failed",
+            "holds": failures == 0,
+        },
     }
     memory = report["memory"]
     for name, whose in (("server_mib", "server"), ("worker_mib", "worker")):
@@ -309,6 +355,7 @@ async def measure(options: argparse.Namespace, url: str, deadline: float) -> dic
     report["model"] = {name: model[name] for name in ("name", "sha256", "default_steps")}
     connection.close()
     report["polling"] = await polled(address, options.clients, options.seconds, options.interval)
+    report["batching"] = await batched(address, options.batching) if options.batching else None
     report["memory"] = await remembered(address, options.jobs, deadline) if options.jobs else None
     report["bars"] = judged(report)
     return report
@@ -316,7 +363,7 @@ async def measure(options: argparse.Namespace, url: str, deadline: float) -> dic
 
 def markdown(report: Mapping[str, Any]) -> str:
     """A report for people."""
-    polling, memory = report["polling"], report["memory"]
+    polling, batching, memory = report["polling"], report["batching"], report["memory"]
     hardware = report["machine"]
     lines = [
         f"# The server under load, {report['date']}",
@@ -352,6 +399,16 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"{polling['answers_per_second']} answers a second. The clip: {polling['steps_per_second_alone']} steps a second alone, "
         f"{polling['steps_per_second_with_clients']} with the clients.",
     ]
+    lines += [f"Failed: {failure}" for failure in polling["first_failures"]]
+    if batching:
+        together = f"together, up to {batching['largest_batch']} at once" if batching["largest_batch"] > 1 else "alone"
+        lines += [
+            "",
+            f"## {batching['clips']} clips of four steps that wait at once",
+            "",
+            f"{batching['seconds_alone']} s a clip one by one; {batching['seconds_allowed']} s where all of them allow `batching`: the worker tried "
+            f"both, and then made them {together}.",
+        ]
     if memory:
         lines += [
             "",
@@ -425,9 +482,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=40.0, help="how long they poll")
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between two looks of a client")
+    parser.add_argument(
+        "--batching", type=int, default=8, help="clips made alone and, where allowed, together; 0 for none"
+    )
     parser.add_argument("--jobs", type=int, default=500, help="afterwards, so many jobs of one step each; 0 for none")
     parser.add_argument(
-        "--minutes", type=float, default=6.0, help="of the whole run; 50 jobs that would take longer are not begun"
+        "--minutes", type=float, default=8.0, help="of the whole run; 50 jobs that would take longer are not begun"
     )
     parser.add_argument("--output", type=Path, help="folder for server-DATE.json and server-DATE.md")
     options = parser.parse_args(arguments)
