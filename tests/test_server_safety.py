@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import io
 import ipaddress
 import json
 import socket
@@ -14,10 +15,12 @@ import zlib
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 
 pytest.importorskip("fastapi", reason="the `server` extra is not installed")
 from fastapi.testclient import TestClient
+from PIL import Image
 from pydantic import ValidationError
 from server_tools import data_url, png
 from sqlalchemy import update
@@ -31,6 +34,7 @@ from videogen.server.media import decode_data_url
 from videogen.server.planning import Refused
 from videogen.server.settings import Settings, is_loopback
 from videogen.server.storage import Storage
+from videogen.server.watermark import draw_mark
 
 PROMPT = "a fox jumps in the snow"
 
@@ -188,7 +192,7 @@ def test_uploads_that_are_refused(api: TestClient, name: str) -> None:
 
 
 def test_what_is_kept_of_an_upload_is_pixels_only(api: TestClient) -> None:
-    from PIL import Image, PngImagePlugin
+    from PIL import PngImagePlugin
 
     info = PngImagePlugin.PngInfo()
     info.add_text("secret", "of the sender")
@@ -362,6 +366,70 @@ def test_remote_pictures_only_where_enabled(host: str, tmp_path: Path) -> None:
 
 
 # Operation
+
+
+def test_a_task_is_preparing_until_a_worker_has_the_model_then_queueing(tmp_path: Path) -> None:
+    with client(tmp_path) as api:
+        task = api.post("/v1/video_generation", json={"model": "video-01", "prompt": PROMPT}).json()["task_id"]
+
+        def state() -> str:
+            api.app.state.service._workers = (0.0, [])  # type: ignore[attr-defined]  # what it looked up is a second old
+            return api.get(f"/v1/query/video_generation?task_id={task}").json()["status"]
+
+        assert state() == "Preparing" and api.get("/ready").status_code == 503
+        service = api.app.state.service  # type: ignore[attr-defined]
+        service.store.worker_seen("w", service.server_id, "idle", {})
+        assert state() == "Queueing" and api.get("/ready").status_code == 200
+        service.store.claim("w", 60)
+        assert state() == "Processing"
+        service.store.fail(task, "w", "frozen_clip", "it stands still")
+        assert state() == "Fail"
+        said = api.get(f"/v1/query/video_generation?task_id={task}").json()["base_resp"]
+        assert said == {"status_code": 1000, "status_msg": "frozen_clip: it stands still"}
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [({"decode_seconds": 0.01}, "within 0.01 seconds"), ({"decode_memory_bytes": 64 * 1024**2}, "too much memory")],
+    ids=["time", "memory"],
+)
+def test_decoding_has_limits(tmp_path: Path, limit: dict, words: str) -> None:
+    large = io.BytesIO()
+    Image.new("RGB", (6000, 6000)).save(large, "PNG")
+    with client(tmp_path, **limit) as api:
+        reply = api.post("/v1/uploads", files={"file": ("a.png", large.getvalue())})
+        assert reply.status_code == 422 and words in reply.json()["error"]["message"], reply.text
+        assert not list((tmp_path / "data").glob("decode-*")) and api.get("/health").status_code == 200
+
+
+def test_a_clip_that_is_downloaded_does_not_expire(tmp_path: Path) -> None:
+    with client(tmp_path, keep_days=1.0) as api:
+        service = api.app.state.service  # type: ignore[attr-defined]
+        job = api.post("/v1/jobs", json={"prompt": PROMPT}).json()["id"]
+        service.store.claim("w", 60)
+        file_id = service.storage.clip_id(job)
+        service.storage.variant(file_id, "video").write_bytes(b"a clip")
+        facts = {"id": file_id, "name": "a.mp4", "bytes": 6, "sha256": "0" * 64, "width": 8, "height": 8}
+        service.store.complete(job, "w", file=facts, result={}, adjusted=[], warnings=[], keep_days=1.0)
+        with service.database.write() as connection:
+            connection.execute(update(files).values(created_at=1.0))
+        assert api.get(f"/v1/videos/{job}/content").content == b"a clip"
+        assert service.janitor.sweep() == 0
+        service.janitor.hold(file_id, -1)
+        assert service.janitor.sweep() == 1
+        gone = api.get(f"/v1/videos/{job}/content")
+        assert gone.status_code == 404 and gone.json()["error"]["code"] == "expired"
+        assert api.get(f"/v1/jobs/{job}").json()["note"] == "its file expired"
+
+
+def test_the_visible_mark_is_in_one_corner_and_legible() -> None:
+    for ground in (0, 255):
+        frames = np.full((2, 96, 96, 3), ground, np.uint8)
+        marked = draw_mark(frames)
+        assert (frames == ground).all() and (marked[:, :72, :] == ground).all() and (marked[:, :, :60] == ground).all()
+        y, x = np.nonzero(marked[0, ..., 0] != ground)
+        mark = marked[0, y.min() : y.max() + 1, x.min() : x.max() + 1]
+        assert int(mark.max()) - int(mark.min()) > 100  # letters against their plate
 
 
 def test_a_forced_mark_is_said(tmp_path: Path) -> None:
