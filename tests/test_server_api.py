@@ -425,6 +425,9 @@ def test_lists_filter_over_all_dialects(server: LocalServer, done: dict) -> None
     found = server.http.get("/v1/jobs", params={"q": "[Pan left]", "status": "completed", "limit": 100}).json()
     assert done["id"] in {job["id"] for job in found["data"]}
     assert all("[Pan left]" in job["prompt"] and job["status"] == "completed" for job in found["data"])
+    for params in ({"dialect": "minimax"}, {"created_after": done["created_at"] + 1e6}, {"created_before": 1}):
+        ids = {job["id"] for job in server.http.get("/v1/jobs", params={**params, "limit": 100}).json()["data"]}
+        assert done["id"] not in ids, params
     page = server.http.get("/v1/jobs", params={"limit": 1}).json()
     assert page["has_more"] and len(page["data"]) == 1
     assert server.http.get("/v1/videos", params={"after": "video_none"}).status_code == 400
@@ -442,6 +445,14 @@ def test_health_ready_metrics_and_the_openapi_document(server: LocalServer, done
     document = server.http.get("/openapi.json").json()
     assert {"/v1/videos", "/v1/video_generation", "/v1/jobs/{job_id}/cancel"} <= set(document["paths"])
     assert "CreateVideo" in document["components"]["schemas"]
+    assert "ValidationError" not in json.dumps(document)  # FastAPI's own, which is never sent
+    unsaid = {
+        f"{name}.{field}"
+        for name in ("Ask", "Generation", "CreateVideo", "EstimateView", "WordsView")
+        for field, schema in document["components"]["schemas"][name]["properties"].items()
+        if "description" not in schema
+    }
+    assert unsaid == set()
 
 
 def test_an_estimate_after_a_measurement(server: LocalServer, done: dict) -> None:

@@ -170,6 +170,7 @@ def _add_schemas(app: FastAPI, *models: Any) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = generate()
+            _drop_default_errors(document)
             for model in models:
                 schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 document["components"]["schemas"].update(schema.pop("$defs", {}))
@@ -178,6 +179,18 @@ def _add_schemas(app: FastAPI, *models: Any) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _drop_default_errors(document: dict[str, Any]) -> None:
+    """Take out the 422 that FastAPI writes beside every argument: where ours is sent, its route says so itself."""
+    default = "#/components/schemas/HTTPValidationError"
+    for verbs in document["paths"].values():
+        for operation in verbs.values():
+            answer = operation["responses"].get("422", {}).get("content", {}).get("application/json", {})
+            if answer.get("schema", {}).get("$ref") == default:
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
 
 
 async def _api_error(request: Request, error: Exception) -> JSONResponse:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from videogen._version import __version__
@@ -47,39 +47,47 @@ _missing = {**COMMON_ERRORS, **error_responses(404)}
 class JobError(BaseModel):
     """Why a job failed."""
 
-    code: str
-    message: str
+    code: Annotated[
+        str,
+        Field(
+            description="not_finite, black_clip, frozen_clip, worker_died, interrupted, invalid_request or internal."
+        ),
+    ]
+    message: Annotated[str, Field(description="A sentence for people.")]
 
 
 class JobView(BaseModel):
     """A job, whole."""
 
-    id: str
+    id: Annotated[str, Field(description="The same in all dialects.")]
     object: Literal["job"] = "job"
-    dialect: str
+    dialect: Annotated[str, Field(description="In which it was asked for.")]
     status: Status
-    progress: int
-    stage: str
-    step: int
-    num_steps: int
-    seconds_left: float | None
-    priority: int
-    created_at: float
+    progress: Annotated[int, Field(description="Percent; 100 only when the file is there.")]
+    stage: Annotated[str, Field(description="waiting, starting, denoising, decoding or done.")]
+    step: Annotated[int, Field(description="Denoising steps done, over all windows.")]
+    num_steps: Annotated[int, Field(description="Of how many.")]
+    seconds_left: Annotated[float | None, Field(description="Of a running job, from what others took.")]
+    priority: Annotated[int, Field(description="Higher goes first.")]
+    created_at: Annotated[float, Field(description="Seconds since 1970, as all times.")]
     started_at: float | None
     finished_at: float | None
-    expires_at: float | None
-    prompt: str
-    asked: dict[str, Any]
-    request: dict[str, Any]
-    adjusted: list[str]
-    warnings: list[str]
-    note: str | None
-    resumed_from: int
+    expires_at: Annotated[float | None, Field(description="When its files may go.")]
+    prompt: Annotated[str, Field(description="The one that is used, rewritten where that was asked for.")]
+    asked: Annotated[dict[str, Any], Field(description="The request as it came; data URLs are told by their hash.")]
+    request: Annotated[dict[str, Any], Field(description="The request as it is carried out, every number settled.")]
+    adjusted: Annotated[list[str], Field(description="What is not as it was asked for, in sentences.")]
+    warnings: Annotated[list[str], Field(description="What may disappoint, in sentences.")]
+    note: Annotated[str | None, Field(description="Why it waits again, or that its file expired.")]
+    resumed_from: Annotated[int, Field(description="Step at which it went on after an interruption.")]
     error: JobError | None
-    file_id: str | None
-    result: dict[str, Any] | None
-    remixed_from: str | None
-    preview_step: int
+    file_id: Annotated[str | None, Field(description="For `GET /v1/files/retrieve`.")]
+    result: Annotated[
+        dict[str, Any] | None,
+        Field(description="Size, length, seed, hash of the frames and identity scores of the clip."),
+    ]
+    remixed_from: Annotated[str | None, Field(description="Job that this one varies.")]
+    preview_step: Annotated[int, Field(description="Step of the latest preview frame; 0 is none.")]
 
 
 class JobList(BaseModel):
@@ -92,15 +100,20 @@ class JobList(BaseModel):
 class EstimateView(BaseModel):
     """What a request would take, and what would become of it."""
 
-    seconds: float | None
-    wait_seconds: float | None
-    memory_bytes: int | None
-    steps: int
-    queue_length: int
-    basis: Literal["measured", "scaled", "calculated", "unknown"]
-    request: dict[str, Any]
-    adjusted: list[str]
-    warnings: list[str]
+    seconds: Annotated[float | None, Field(description="Of generating, once a worker has it.")]
+    wait_seconds: Annotated[float | None, Field(description="Until a worker has it.")]
+    memory_bytes: Annotated[int | None, Field(description="Of the worker at its peak.")]
+    steps: Annotated[int, Field(description="Denoising steps over all windows.")]
+    queue_length: Annotated[int, Field(description="Jobs that go first.")]
+    basis: Annotated[
+        Literal["measured", "scaled", "calculated", "unknown"],
+        Field(
+            description="This very shape was measured, another one was, nothing was and it was calculated, or no worker had its model loaded yet."
+        ),
+    ]
+    request: Annotated[dict[str, Any], Field(description="The request as it would be carried out.")]
+    adjusted: Annotated[list[str], Field(description="What would not be as it is asked for.")]
+    warnings: Annotated[list[str], Field(description="What may disappoint.")]
 
 
 class Words(BaseModel):
@@ -108,27 +121,27 @@ class Words(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    prompt: Prompt
-    has_subject: bool = False
+    prompt: Annotated[Prompt, Field(description="May hold camera brackets.")]
+    has_subject: Annotated[bool, Field(description="Whether a picture says what the subject looks like.")] = False
 
 
 class WordsView(BaseModel):
     """A prompt as the model sees it: words it does not know with the nearest known ones, and the prompt rewritten."""
 
-    unknown: dict[str, list[str]]
-    rewritten: str
-    changes: list[str]
+    unknown: Annotated[dict[str, list[str]], Field(description="Word -> the nearest known ones.")]
+    rewritten: Annotated[str, Field(description="The prompt in the model's words.")]
+    changes: Annotated[list[str], Field(description="What was done, in sentences.")]
 
 
 class UploadView(BaseModel):
     """An upload; its id stands for it in requests."""
 
-    id: str
+    id: Annotated[str, Field(description="Stands for it in requests.")]
     kind: Literal["image", "video"]
     name: str
     width: int
     height: int
-    adjusted: list[str]
+    adjusted: Annotated[list[str], Field(description="What is not kept as it came, in sentences.")]
 
 
 @router.post("/v1/jobs", responses={**COMMON_ERRORS, **error_responses(409)})
@@ -370,6 +383,7 @@ def model(service: ServiceOf, principal: PrincipalOf) -> dict[str, Any]:
         "words": planner.lexicon.words,
         "suggestions": planner.lexicon.plain,
         "cameras": [{"name": name, "zh": CAMERA_CHINESE[name]} for name in CAMERA_COMMANDS],
+        "scale_factor_temporal": planner.scale_factor_temporal,
         "default_steps": planner.default_steps,
         "default_guidance_scale": planner.default_guidance_scale,
         "max_duration": settings.max_duration,

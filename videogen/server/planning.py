@@ -83,9 +83,16 @@ class Ask(BaseModel):
     duration: Annotated[float | None, Field(gt=0, le=3600, allow_inf_nan=False, description="Seconds.")] = None
     fps: Annotated[float | None, Field(gt=0, le=240, allow_inf_nan=False, description="Frames per second.")] = None
     steps: Annotated[int | None, Field(ge=1, le=1000, description="Denoising steps.")] = None
-    guidance_scale: Annotated[float | None, Field(ge=0, le=100, allow_inf_nan=False)] = None
-    guidance_method: Literal["standard", "cfg_zero"] = "standard"
-    guidance_rescale: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    guidance_scale: Annotated[
+        float | None,
+        Field(ge=0, le=100, allow_inf_nan=False, description="How strictly to follow the prompt; 1 is off."),
+    ] = None
+    guidance_method: Annotated[Literal["standard", "cfg_zero"], Field(description="How guidance is computed.")] = (
+        "standard"
+    )
+    guidance_rescale: Annotated[
+        float, Field(ge=0, le=1, allow_inf_nan=False, description="Against colours that guidance exaggerates.")
+    ] = 0.0
     guidance_interval: Annotated[
         tuple[NoiseLevel, NoiseLevel] | None,
         Field(description="Lowest and highest noise level at which to guide; None is the model's own."),
