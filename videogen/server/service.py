@@ -352,12 +352,13 @@ class Service:
         costs = [_cost(timings, shape, left) for shape, left in ahead]
         wait = None if any(cost is None for cost in costs) else sum(cost or 0.0 for cost in costs) / num_workers
         seconds = _cost(timings, planned.shape, planned.num_steps)
-        exact, known = timings.get(planned.shape), _known(timings)
-        memory = exact.peak_bytes if exact in known else max((row.peak_bytes for row in known), default=None)
-        if not any(row.samples for row in known):
+        known = _known(timings)
+        exact = known.get(planned.shape)
+        memory = exact.peak_bytes if exact else max((row.peak_bytes for row in known.values()), default=None)
+        if not any(row.samples for row in known.values()):
             basis = "calculated" if known else "unknown"
         else:
-            basis = "measured" if exact in known else "scaled"
+            basis = "measured" if exact else "scaled"
         return Estimate(seconds, wait, memory, planned.num_steps, len(ahead), basis)
 
     def seconds_left(self, job: Job) -> float | None:
@@ -383,20 +384,21 @@ class Service:
 
 def _cost(timings: Mapping[str, Any], shape: str, steps: int) -> float | None:
     """Seconds of `steps` steps of a shape, scaled by pixels times frames from the nearest one that was measured, or else calculated."""
-    row, known = timings.get(shape), _known(timings)
-    if row in known:
+    known = _known(timings)
+    row = known.get(shape)
+    if row is not None:
         return row.step_seconds * steps + row.rest_seconds
     if not known:
         return None
     size = _size(shape)
-    nearest, its_size = min(((row, _size(row.shape)) for row in known), key=lambda pair: abs(pair[1] - size))
+    nearest, its_size = min(((row, _size(row.shape)) for row in known.values()), key=lambda pair: abs(pair[1] - size))
     factor = max(0.2, min(5.0, size / its_size))
     return (nearest.step_seconds * steps + nearest.rest_seconds) * factor
 
 
-def _known(timings: Mapping[str, Any]) -> list[Any]:
+def _known(timings: Mapping[str, Any]) -> Mapping[str, Any]:
     """What was measured; before that, what was calculated."""
-    return [row for row in timings.values() if row.samples] or list(timings.values())
+    return {shape: row for shape, row in timings.items() if row.samples} or timings
 
 
 def _size(shape: str) -> float:
