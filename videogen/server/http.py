@@ -69,19 +69,22 @@ COMMON_ERRORS = error_responses(400, 401, 403, 413, 422, 429, 503)
 _bearer = HTTPBearer(auto_error=False, description="An API key made with `videogen keys add`.")
 
 
-def service_of(request: Request) -> Service:
+# Both are asked for with every request and never wait: as coroutines they cost it no way to a thread and back.
+async def service_of(request: Request) -> Service:
     return request.app.state.service
 
 
-def principal_of(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+ServiceOf = Annotated[Service, Depends(service_of)]
+
+
+async def principal_of(
+    service: ServiceOf, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> Principal:
     """Who asks.
 
     Raises:
         ApiError: 401 without a valid key, where keys are asked for.
     """
-    service = service_of(request)
     if service.keys is None:
         return LOCAL
     found = service.keys.find(credentials.credentials if credentials else None)
@@ -90,7 +93,6 @@ def principal_of(
     return found
 
 
-ServiceOf = Annotated[Service, Depends(service_of)]
 PrincipalOf = Annotated[Principal, Depends(principal_of)]
 
 
