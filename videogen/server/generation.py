@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import time
@@ -244,8 +245,6 @@ def write_clip(
     write_atomic(storage.variant(file_id, "receipt"), receipt.to_json(indent=1).encode())
     path = storage.variant(file_id, "video")
     write_video(path, frames, fps, receipt_metadata(receipt, ".mp4"))
-    import hashlib
-
     content = path.read_bytes()
     height, width = frames.shape[1:3]
     return {

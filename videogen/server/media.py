@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote_to_bytes
 
-from sqlalchemy import insert
+from sqlalchemy import Row, insert, select
 
 from videogen.server import fetch
 from videogen.server.database import Database, epoch, files
@@ -142,10 +142,8 @@ class Media:
             row.id, tuple(_named(facts.get("sentences", ()), param)), num_frames=facts.get("num_frames")
         )
 
-    def find(self, file_id: str, tenant: str):  # type: ignore[no-untyped-def]
+    def find(self, file_id: str, tenant: str) -> Row | None:
         """The row of a file of a tenant, or None."""
-        from sqlalchemy import select
-
         with self.database.read() as connection:
             return connection.execute(
                 select(files).where(files.c.id == file_id, files.c.tenant == tenant)

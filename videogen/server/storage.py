@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import shutil
 from pathlib import Path
 
 _ID = re.compile(r"(?:file|video)_[0-9a-f]{24}")
@@ -76,8 +77,6 @@ class Storage:
 
     def free_bytes(self) -> int:
         """Bytes that are free on the disk."""
-        import shutil
-
         return shutil.disk_usage(self.data).free
 
 
