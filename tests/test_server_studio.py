@@ -159,6 +159,14 @@ def test_pictures_by_choice_and_by_drop(page: Any, server: LocalServer, tmp_path
     assert "picture" in page.inner_text("#problem")
     page.click("[data-role='first_frame'] .off")
     assert page.locator("[data-role='first_frame'] img").count() == 0
+    page.dispatch_event(
+        "#gallery", "drop", {"dataTransfer": transfer}
+    )  # beside its place: the first frame, and not another page
+    page.wait_for_selector("[data-role='first_frame'].filled img")
+    page.set_input_files("[data-role='subject'] input", tmp_path / "a.png")
+    page.click(".chip:has-text('the subject')")
+    assert page.input_value("#prompt") == "the subject stays in the snow"
+    assert page.locator("[data-role='first_frame'] img").count() == 0  # the model takes one or the other
 
 
 def test_search_compare_keyboard_and_delete(page: Any, server: LocalServer) -> None:
@@ -174,8 +182,12 @@ def test_search_compare_keyboard_and_delete(page: Any, server: LocalServer) -> N
     page.keyboard.press("x")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("x")
-    page.click("#compare:not([disabled])")
+    page.wait_for_selector("#compare:not([disabled])")
+    page.keyboard.press("c")
     assert page.locator("#comparison video").count() == 2
+    until(page, "[...document.querySelectorAll('#comparison video')].every(video => video.currentTime > 0)")
+    page.keyboard.press("Space")
+    until(page, "[...document.querySelectorAll('#comparison video')].every(video => video.paused)")
     page.keyboard.press("Escape")
     page.keyboard.press("?")
     page.wait_for_selector("#help[open]")
@@ -183,6 +195,12 @@ def test_search_compare_keyboard_and_delete(page: Any, server: LocalServer) -> N
     before = page.locator(".card").count()
     page.locator(".card .open").first.focus()
     page.keyboard.press("Enter")
+    first = page.evaluate("document.querySelector('#detail video').src")
+    page.keyboard.press("ArrowRight")
+    until(page, f"!['', '{first}'].includes(document.querySelector('#detail video').src)")
+    page.keyboard.press("ArrowLeft")
+    page.click("#detail .danger")
+    assert page.inner_text("#detail .danger") == "Really delete?"
     page.click("#detail .danger")
     until(page, f"document.querySelectorAll('.card').length === {before - 1}")
 
@@ -202,6 +220,8 @@ def test_chinese_dark_and_phone_width(page: Any, server: LocalServer) -> None:
         page.inner_text("#generate span") == "生成"
         and page.evaluate("document.documentElement.dataset.theme") == "dark"
     )
+    labels = page.evaluate("[...document.querySelectorAll('[data-i18n-label]')].map(e => e.getAttribute('aria-label'))")
+    assert len(labels) >= 6 and not any(text.isascii() for text in labels)
     page.set_viewport_size({"width": 360, "height": 740})
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     small = page.evaluate(
@@ -220,7 +240,12 @@ def test_the_api_page_lists_every_route(page: Any, server: LocalServer) -> None:
     page.goto(server.url + "/docs")
     page.wait_for_selector("details")
     paths = server.http.get("/openapi.json").json()["paths"]
-    assert page.locator("details").count() == sum(len(verbs) for verbs in paths.values())
+    assert page.locator("h2").all_inner_texts() == [
+        "MiniMax", "OpenAI videos", "Jobs", "Operation", "Bodies and answers",
+    ]  # fmt: skip
+    assert page.locator(".operation").count() == sum(len(verbs) for verbs in paths.values())
+    page.click(".schema:has-text('EstimateView') summary")
+    assert "Denoising steps over all windows." in page.inner_text(".schema[open]")
 
 
 def test_with_keys_the_studio_asks_for_one(browser: Any, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 // The OpenAPI document of this server as a page; nothing comes from another host.
 
-const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-document.documentElement.dataset.theme = localStorage.getItem("videogen-theme") || (dark ? "dark" : "light");
-
+// `Names` in backticks become code, **words** in asterisks strong.
 function make(tag, text = "", className = "") {
   const element = document.createElement(tag);
-  element.textContent = text;
+  for (const part of text.split(/(`[^`]+`|\*\*[^*]+\*\*)/).filter(Boolean)) {
+    const inner = part.startsWith("`") ? "code" : part.startsWith("**") ? "strong" : null;
+    if (!inner) element.append(part);
+    else element.append(Object.assign(document.createElement(inner), { textContent: part.replace(/^(`|\*\*)|(`|\*\*)$/g, "") }));
+  }
   if (className) element.className = className;
   return element;
 }
@@ -22,6 +24,7 @@ function kind(schema) {
   if (schema.anyOf) return [...new Set(schema.anyOf.map(kind))].join(" | ");
   if (schema.enum) return schema.enum.map((value) => JSON.stringify(value)).join(" | ");
   if (schema.const !== undefined) return JSON.stringify(schema.const);
+  if (schema.type === "array" && schema.items?.anyOf) return `(${kind(schema.items)})[]`;
   if (schema.type === "array") return `${kind(schema.items)}[]`;
   return schema.format === "binary" ? "file" : schema.type || "any";
 }
@@ -46,9 +49,9 @@ function fields(schema) {
 }
 
 function operation(path, verb, content) {
-  const details = make("details");
+  const details = make("details", "", "operation");
   const summary = make("summary");
-  summary.append(make("span", verb.toUpperCase(), "verb"), make("code", path), ` ${content.description || content.summary || ""}`);
+  summary.append(make("span", verb.toUpperCase(), "verb"), make("code", path), make("span", ` ${content.description || content.summary || ""}`));
   details.append(summary);
   if (content.parameters?.length) {
     details.append(table(content.parameters.map((one) => [one.name + (one.required ? " *" : ""), `${one.in}: ${kind(one.schema)}`, one.description || one.schema?.description || ""])));
@@ -63,14 +66,24 @@ function operation(path, verb, content) {
 
 const page = document.getElementById("docs");
 page.append(make("h1", `${document_.info.title} ${document_.info.version}`));
-for (const paragraph of document_.info.description.split("\n\n")) page.append(make("p", paragraph.replaceAll("**", "").replaceAll("`", "")));
+for (const paragraph of document_.info.description.split("\n\n")) page.append(make("p", paragraph));
 const sections = new Map();
 for (const [path, verbs] of Object.entries(document_.paths)) {
   for (const [verb, content] of Object.entries(verbs)) {
     const tag = content.tags?.[0] || "Other";
     if (!sections.has(tag)) sections.set(tag, make("section"));
-    if (!sections.get(tag).firstChild) sections.get(tag).append(make("h2", tag));
+    if (!sections.get(tag).children.length) sections.get(tag).append(make("h2", tag));
     sections.get(tag).append(operation(path, verb, content));
   }
 }
-page.append(...sections.values());
+const shapes = make("section");
+shapes.append(make("h2", "Bodies and answers"));
+for (const [name, schema] of Object.entries(document_.components.schemas).sort()) {
+  if (!schema.properties) continue;
+  const details = make("details", "", "schema");
+  const summary = make("summary", schema.description ? ` ${schema.description.split("\n\n")[0]}` : "");
+  summary.prepend(make("code", name));
+  details.append(summary, table(fields(schema)));
+  shapes.append(details);
+}
+page.append(...sections.values(), shapes);

@@ -20,7 +20,8 @@ const TEXTS = {
     adjusted: "Adjusted", notes: "Notes", made: "Made in", frames: "frames", select: "Select to compare",
     continuing: "Goes on from", ready: "ready", loading: "The model is being loaded…", offline: "No connection; trying again…",
     submitted: "On its way.", uploading: "Reading the picture…", remove: "Remove", identity: "Identity", prompt: "Prompt",
-    untrained: "not trained", countSteps: "steps",
+    untrained: "not trained", countSteps: "steps", noMatch: "No clip matches.", sure: "Really delete?", theSubject: "the subject",
+    theme: "Light or dark", dice: "Random seed", pause: "Pause", play: "Play", keyCompare: "Compare the selected ones", keyPause: "Pause the comparison",
     keyGenerate: "Generate", keyPrompt: "To the prompt", keySearch: "To the search", keyMove: "From clip to clip",
     keyOpen: "Open a clip", keySelect: "Select a clip to compare", keyHelp: "This list", keyEsc: "Close",
   },
@@ -43,7 +44,8 @@ const TEXTS = {
     adjusted: "已调整", notes: "提示", made: "用时", frames: "帧", select: "选中以对比",
     continuing: "接在此片段之后", ready: "就绪", loading: "正在载入模型……", offline: "连接已断，正在重试……",
     submitted: "已提交。", uploading: "正在读取图片……", remove: "移除", identity: "相似度", prompt: "提示词",
-    untrained: "未训练", countSteps: "步",
+    untrained: "未训练", countSteps: "步", noMatch: "没有匹配的作品。", sure: "确定删除？", theSubject: "主角",
+    theme: "浅色或深色", dice: "随机种子", pause: "暂停", play: "播放", keyCompare: "对比选中的作品", keyPause: "暂停对比",
     keyGenerate: "生成", keyPrompt: "到提示词", keySearch: "到搜索", keyMove: "在作品间移动",
     keyOpen: "打开作品", keySelect: "选中作品以对比", keyHelp: "本列表", keyEsc: "关闭",
   },
@@ -65,5 +67,9 @@ export function translatePage() {
   document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
   for (const element of document.querySelectorAll("[data-i18n]")) element.textContent = t(element.dataset.i18n);
   for (const element of document.querySelectorAll("[data-i18n-placeholder]")) element.placeholder = t(element.dataset.i18nPlaceholder);
+  for (const element of document.querySelectorAll("[data-i18n-label]")) {
+    element.setAttribute("aria-label", t(element.dataset.i18nLabel));
+    if (element.tagName === "BUTTON") element.title = t(element.dataset.i18nLabel);
+  }
   document.getElementById("language").textContent = language === "zh" ? "English" : "中文";
 }

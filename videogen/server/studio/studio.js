@@ -7,6 +7,7 @@ import { cameraIcon } from "/studio/icons.js";
 const $ = (id) => document.getElementById(id);
 const KINDS = ["actors", "motions", "scenes", "lights"];
 const PAGE = 24;
+const SUBJECT = { en: "the subject", zh: "主角" }; // how a prompt names who is on the picture
 
 let model = null;
 let segments = [[]]; // camera: moves in sequence, each a list of moves together
@@ -58,7 +59,8 @@ function duration(seconds) {
 // Composer
 
 function words(kind) {
-  return Object.entries(model?.suggestions?.[kind] || {}).filter(([, entry]) => said(entry));
+  const known = Object.entries(model?.suggestions?.[kind] || {}).filter(([, entry]) => said(entry));
+  return kind === "actors" && pictures.subject && known.length ? [[SUBJECT.en, SUBJECT], ...known] : known;
 }
 
 function showSuggestions() {
@@ -80,11 +82,13 @@ function insertWord(kind, entry) {
   let text = area.value;
   const others = words(kind).map(([name, other]) => (kind === "actors" && language === "en" ? [said(other), name] : [said(other)])).flat();
   const present = others.filter((phrase) => text.toLowerCase().includes(phrase.toLowerCase())).sort((a, b) => b.length - a.length)[0];
-  if (present) {
+  if (present && entry === SUBJECT && language === "zh") {
+    text = text.replace(new RegExp(`(一[个只辆条头匹艘])?${present}`), said(entry));
+  } else if (present) {
     const start = text.toLowerCase().indexOf(present.toLowerCase());
     text = text.slice(0, start) + said(entry) + text.slice(start + present.length);
   } else if (language === "zh") {
-    text = kind === "lights" ? `${said(entry)},${text}` : kind === "scenes" ? `${text}在${said(entry)}` : kind === "actors" ? `一个${said(entry)}${text}` : text + said(entry);
+    text = kind === "lights" ? `${said(entry)},${text}` : kind === "scenes" ? `${text}在${said(entry)}` : kind !== "actors" ? text + said(entry) : entry === SUBJECT ? said(entry) + text : `一个${said(entry)}${text}`;
   } else {
     text = kind === "actors" ? `${said(entry)} ${text}` : `${text} ${said(entry)}`;
   }
@@ -119,7 +123,7 @@ function mirror() {
   $("mirror").replaceChildren(...parts);
   const area = $("prompt");
   area.style.height = "auto";
-  area.style.height = `${Math.max(area.scrollHeight, 70)}px`;
+  area.style.height = `${area.scrollHeight}px`;
 }
 
 function showUnknown() {
@@ -267,6 +271,7 @@ function showPictures() {
       onclick: (event) => { event.preventDefault(); pictures[zone.dataset.role] = null; showPictures(); estimate(); },
     }));
   }
+  showSuggestions();
   const bar = $("continuing");
   bar.hidden = !source;
   if (source) {
@@ -280,15 +285,15 @@ function showPictures() {
 function showLengths() {
   if (!model) return;
   const { num_frames: lengths = [17], fps: rates = [12] } = model.vocabulary || {};
-  const trained = Math.max(...lengths) / rates[0];
-  const chosen = $("duration").value;
-  const choices = [1, 2, 4].map((times) => trained * times).filter((seconds) => seconds <= model.max_duration);
-  if (model.max_duration >= 6) choices.push(6);
-  $("duration").replaceChildren(...[...new Set(choices)].sort((a, b) => a - b).map((seconds) => {
-    const label = `${source ? "+" : ""}${seconds.toFixed(1)} ${t("seconds")}`;
-    return make("option", { value: seconds === trained && !source ? "" : seconds.toFixed(3), textContent: label });
-  }));
-  if ([...$("duration").options].some((option) => option.value === chosen)) $("duration").value = chosen;
+  const trained = Math.max(...lengths);
+  const chosen = $("length").value;
+  // Lengths that the model makes as they are: one frame, or what is continued, and then whole latent frames.
+  const step = model.scale_factor_temporal;
+  const fit = (frames) => (source ? step * Math.max(1, Math.round(frames / step)) : 1 + step * Math.round((frames - 1) / step));
+  const choices = [trained, 2 * trained, 4 * trained, 6 * rates[0]].map(fit).filter((frames) => frames <= model.max_duration * rates[0]);
+  $("length").replaceChildren(...[...new Set(choices)].sort((a, b) => a - b).map((frames) =>
+    make("option", { value: frames, textContent: `${source ? "+" : ""}${(frames / rates[0]).toFixed(1)} ${t("seconds")}` })));
+  if ([...$("length").options].some((option) => option.value === chosen)) $("length").value = chosen;
   const sizes = model.vocabulary?.sizes || [];
   $("size").replaceChildren(...sizes.map(([width, height]) => make("option", { value: `${width}x${height}`, textContent: `${width} × ${height}` })));
 }
@@ -300,7 +305,7 @@ function request() {
   const camera = cameraText();
   if (camera) body.camera = camera;
   if ($("negative").value.trim()) body.negative_prompt = $("negative").value.trim();
-  if ($("duration").value) body.duration = Number($("duration").value);
+  if ($("length").value) body.num_frames = Number($("length").value);
   if ($("seed").value) body.seed = Number($("seed").value);
   if ($("steps").value) body.steps = Number($("steps").value);
   if ($("guidance").value) body.guidance_scale = Number($("guidance").value);
@@ -327,6 +332,7 @@ const estimate = later(350, async () => {
   $("generate").disabled = !$("prompt").value.trim();
   if (!$("prompt").value.trim()) {
     place.textContent = "";
+    $("adjusted").replaceChildren();
     problem(null, "estimate");
     problem(null, "words");
     return;
@@ -340,10 +346,11 @@ const estimate = later(350, async () => {
     if (found.memory_bytes) parts.push(`${(found.memory_bytes / 2 ** 30).toFixed(1)} GB ${t("memory")}`);
     if (found.queue_length) parts.push(`${found.queue_length} ${t("ahead")}${found.wait_seconds ? ` (${t("wait")} ${duration(found.wait_seconds)})` : ""}`);
     place.textContent = parts.join(" · ");
-    place.title = [...found.adjusted, ...found.warnings].join("\n");
+    $("adjusted").replaceChildren(...found.adjusted.map((text) => make("li", { textContent: text.replaceAll("`", "") })));
     problem(null, "estimate");
   } catch (error) {
     place.textContent = "";
+    $("adjusted").replaceChildren();
     if (error instanceof ApiError && error.status === 422) problem(error, "estimate");
   }
 });
@@ -432,6 +439,7 @@ function show() {
   arrange($("gallery"), done.map((job) => cards.get(job.id) || card(job)));
   $("gallery").classList.toggle("picking", picked.size > 0);
   $("empty").hidden = done.length > 0;
+  $("empty").textContent = t($("search").value.trim() ? "noMatch" : "empty");
   $("load-more").hidden = !hasMore;
   $("compare").disabled = picked.size < 2;
 }
@@ -478,7 +486,10 @@ async function cancel(id) {
 
 function clip(job, properties = {}) {
   const video = make("video", { muted: true, loop: true, playsInline: true, preload: "none", ...properties });
-  media(`/v1/jobs/${job.id}/content?variant=thumbnail`).then((url) => { video.poster = url; }).catch(() => {});
+  media(`/v1/jobs/${job.id}/content?variant=thumbnail`).then((url) => {
+    video.poster = url;
+    video.style.backgroundImage = `url("${url}")`; // while the first frame is decoded, and where a loop begins again
+  }).catch(() => {});
   const ready = () => video.src || media(`/v1/jobs/${job.id}/content`).then((url) => { video.src = url; });
   return { video, play: async () => { await ready(); video.play().catch(() => {}); } };
 }
@@ -532,6 +543,11 @@ function detail(id) {
       problem(error);
     }
   };
+  const gone = act(async () => { await remove(`/v1/jobs/${job.id}`); jobs.delete(job.id); picked.delete(job.id); show(); toast(t("deleted")); });
+  const erase = make("button", { className: "small danger", textContent: t("delete"), onclick: () => {
+    if (erase.textContent === t("sure")) gone();
+    else erase.textContent = t("sure");
+  } });
   const notes = [...job.adjusted.map((text) => `${t("adjusted")}: ${text}`), ...job.warnings];
   dialog.replaceChildren(closer(dialog), make("div", { className: "detail" },
     make("div", {}, video),
@@ -546,8 +562,16 @@ function detail(id) {
       make("div", { className: "actions" },
         ...[["video", ".mp4", "clip"], ["gif", ".gif", "gif"], ["sheet", ".png", "sheet"], ["receipt", ".json", "receipt"]].map(([variant, suffix, name]) =>
           make("button", { className: "small", textContent: `↓ ${t(name)}`, "data-variant": variant, onclick: () => save(job, variant, suffix) })),
-        make("button", { className: "small danger", textContent: t("delete"), onclick: act(async () => { await remove(`/v1/jobs/${job.id}`); jobs.delete(job.id); picked.delete(job.id); show(); toast(t("deleted")); }) })))));
-  dialog.showModal();
+        erase))));
+  dialog.onkeydown = (event) => {
+    const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!way || event.target === video) return;
+    const cards = [...document.querySelectorAll(".card")];
+    const next = cards[cards.findIndex((card) => card.dataset.id === id) + way];
+    if (next) detail(next.dataset.id);
+  };
+  if (!dialog.open) dialog.showModal();
+  dialog.focus(); // what had the focus may be gone with the clip before
   play();
 }
 
@@ -558,10 +582,15 @@ function reuse(job) {
   $("seed").value = r.seed;
   $("steps").value = r.steps;
   $("guidance").value = r.guidance_scale;
+  $("watermark").checked ||= r.watermark;
   segments = r.camera ? [...r.camera.matchAll(/\[([^\]]*)\]/g)].map((match) => match[1].split(",").map((move) => move.trim())) : [[]];
   if (!segments.length) segments = [[]];
   source = null;
   showPictures();
+  showLengths();
+  for (const [id, value] of [["length", r.num_frames], ["size", `${r.width}x${r.height}`]]) {
+    if ([...$(id).options].some((option) => option.value === String(value))) $(id).value = value;
+  }
   showCameras();
   promptChanged();
   $("prompt").focus();
@@ -569,11 +598,25 @@ function reuse(job) {
 
 function compare() {
   const dialog = $("comparison");
-  const clips = [...picked].map((id) => jobs.get(id)).filter(Boolean).map((job) => ({ job, ...clip(job, { preload: "auto" }) }));
-  dialog.replaceChildren(closer(dialog), make("div", { className: "side" }, ...clips.map(({ job, video }) =>
-    make("figure", {}, video, make("figcaption", {}, job.prompt, make("br"), make("small", { textContent: `${t("seed").toLowerCase()} ${job.result.seed} · ${job.request.steps} ${t("countSteps")}` }))))));
+  const clips = [...picked].map((id) => jobs.get(id)).filter(Boolean).map((job) => ({ job, ...clip(job, { preload: "auto", loop: false }) }));
+  const videos = clips.map(({ video }) => video);
+  // All begin at one moment, and again when the longest has ended.
+  const begin = () => { for (const video of videos) { video.currentTime = 0; video.play().catch(() => {}); } };
+  for (const video of videos) video.onended = () => { if (videos.every((one) => one.ended)) begin(); };
+  const pause = make("button", { className: "small", type: "button", textContent: t("pause"), onclick: () => {
+    const playing = videos.some((video) => !video.paused);
+    for (const video of videos) playing ? video.pause() : !video.ended && video.play().catch(() => {});
+    pause.textContent = t(playing ? "play" : "pause");
+  } });
+  dialog.replaceChildren(closer(dialog), make("div", { className: "beside" }, make("h2", { textContent: t("compare") }), pause),
+    make("div", { className: "side" }, ...clips.map(({ job, video }) => make("figure", {}, video, make("figcaption", {}, job.prompt, make("br"), make("small", {
+      textContent: [`${t("seed").toLowerCase()} ${job.result.seed}`, `${job.request.steps} ${t("countSteps")}`, `${t("guidance").toLowerCase()} ${job.request.guidance_scale}`,
+        `${job.result.seconds.toFixed(1)} ${t("seconds")}`, job.request.camera].filter(Boolean).join(" · "),
+    }))))));
+  dialog.onkeydown = (event) => { if (event.key === " " && event.target !== pause) { pause.click(); event.preventDefault(); } };
   dialog.showModal();
-  Promise.all(clips.map(({ play }) => play())).then(() => { for (const { video } of clips) video.currentTime = 0; });
+  pause.focus();
+  Promise.all(clips.map(({ play }) => play())).then(begin);
 }
 
 async function loadPage() {
@@ -608,7 +651,7 @@ async function showState() {
 }
 
 function showKeys() {
-  const keys = [["Ctrl ↵", "keyGenerate"], ["n", "keyPrompt"], ["/", "keySearch"], ["← → ↑ ↓", "keyMove"], ["↵", "keyOpen"], ["x", "keySelect"], ["?", "keyHelp"], ["Esc", "keyEsc"]];
+  const keys = [["Ctrl ↵", "keyGenerate"], ["n", "keyPrompt"], ["/", "keySearch"], ["← → ↑ ↓", "keyMove"], ["↵", "keyOpen"], ["x", "keySelect"], ["c", "keyCompare"], ["␣", "keyPause"], ["?", "keyHelp"], ["Esc", "keyEsc"]];
   $("keys").replaceChildren(...keys.flatMap(([key, name]) => [make("dt", {}, make("kbd", { textContent: key })), make("dd", { textContent: t(name) })]));
 }
 
@@ -623,7 +666,7 @@ function wire() {
   $("rewrite").addEventListener("click", rewrite);
   $("surprise").addEventListener("click", surprise);
   $("dice").addEventListener("click", () => { $("seed").value = newSeed(); });
-  for (const id of ["duration", "size", "steps", "guidance", "negative", "seed"]) $(id).addEventListener("input", estimate);
+  for (const id of ["length", "size", "steps", "guidance", "negative", "seed"]) $(id).addEventListener("input", estimate);
   $("seed").addEventListener("input", () => { $("seed").value = $("seed").value.replace(/\D/g, "").slice(0, 15); });
   $("search").addEventListener("input", later(300, () => { oldest = null; show(); loadPage(); }));
   $("load-more").addEventListener("click", loadPage);
@@ -642,6 +685,13 @@ function wire() {
     zone.addEventListener("dragleave", () => zone.classList.remove("over"));
     zone.addEventListener("drop", (event) => { event.preventDefault(); zone.classList.remove("over"); takePicture(zone.dataset.role, event.dataTransfer.files[0]); });
   }
+  // A picture that misses its place becomes the first frame; without this the browser would leave the page for it.
+  document.addEventListener("dragover", (event) => { if (event.dataTransfer.types.includes("Files")) event.preventDefault(); });
+  document.addEventListener("drop", (event) => {
+    if (event.defaultPrevented || !event.dataTransfer.files.length) return;
+    event.preventDefault();
+    takePicture("first_frame", event.dataTransfer.files[0]);
+  });
   document.addEventListener("paste", (event) => {
     const file = [...(event.clipboardData?.files || [])].find((one) => one.type.startsWith("image/"));
     if (file) takePicture("first_frame", file);
@@ -657,6 +707,7 @@ function wire() {
     else if (event.key === "n") $("prompt").focus();
     else if (event.key === "?") $("help").showModal();
     else if (event.key in moves && (at >= 0 || document.activeElement === document.body)) cards[Math.min(cards.length - 1, Math.max(0, at < 0 ? 0 : at + moves[event.key]))]?.focus();
+    else if (event.key === "c" && picked.size > 1) compare();
     else if (event.key === "x" && at >= 0) cards[at].parentElement.querySelector(".pick").click();
     else return;
     event.preventDefault();
@@ -698,7 +749,6 @@ async function start() {
   }
 }
 
-setTheme(localStorage.getItem("videogen-theme") || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
 translatePage();
 wire();
 start();
