@@ -172,10 +172,11 @@ def calculated_timing(generator: Generator) -> tuple[str, float, float, int]:
     from videogen.planning.specs import load_spec
     from videogen_pipelines import requests
 
-    names = ("height", "width", "num_frames", "duration", "fps", "num_inference_steps", "guidance_scale")
+    sampling = ("num_inference_steps", "guidance_scale", "guidance_interval")
     spec = load_spec(generator.folder)
-    usual = resolve_request(spec, dict.fromkeys(names))
-    scale = float((spec.vocabulary or {}).get("guidance_scale", requests.DEFAULT_GUIDANCE_SCALE))
+    usual = resolve_request(spec, dict.fromkeys(("height", "width", "num_frames", "duration", "fps", *sampling)))
+    known = spec.vocabulary or {}
+    low, high = known.get("guidance_interval", requests.DEFAULT_GUIDANCE_INTERVAL)
     estimate, _ = estimate_here(spec, usual, generator.pipes["text"].transformer.dtype)
     job = JobRequest(
         task="text",
@@ -188,9 +189,10 @@ def calculated_timing(generator: Generator) -> tuple[str, float, float, int]:
         num_frames=usual.num_frames,
         fps=usual.fps,
         steps=usual.num_inference_steps,
-        guidance_scale=scale,
+        guidance_scale=float(known.get("guidance_scale", requests.DEFAULT_GUIDANCE_SCALE)),
         guidance_method="standard",
         guidance_rescale=0.0,
+        guidance_interval=(float(low), float(high)),
         seed=0,
     )
     denoising = estimate.seconds["denoising"]
