@@ -16,3 +16,12 @@ def resident_bytes() -> int:
 def peak_bytes() -> int:
     """The largest size that this process had."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def device_peak_bytes(device: str) -> int:
+    """The most that generation took where it is scarce: tensors on a GPU, otherwise the process."""
+    if not device.startswith("cuda"):
+        return peak_bytes()
+    import torch
+
+    return torch.cuda.max_memory_allocated(device)

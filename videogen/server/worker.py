@@ -20,7 +20,7 @@ from typing import Any
 
 from videogen.server.database import UNAVAILABLE, Database
 from videogen.server.jobs import Job, JobStore
-from videogen.server.memory import peak_bytes, resident_bytes
+from videogen.server.memory import device_peak_bytes, peak_bytes, resident_bytes
 from videogen.server.planning import JobRequest
 from videogen.server.settings import Settings
 from videogen.server.storage import Storage
@@ -238,7 +238,7 @@ class Worker:
         if resume is None and len(times) > 1:
             step_seconds = (times[-1] - times[0]) / (len(times) - 1)
             rest = max(0.0, time.monotonic() - started - step_seconds * len(times))
-            self.store.record_timing(job.shape, step_seconds, rest, peak_bytes())
+            self.store.record_timing(job.shape, step_seconds, rest, device_peak_bytes(self.generator.device))
 
     def _batch(self, jobs: Sequence[Job]) -> None:
         from videogen.server.generation import Step
