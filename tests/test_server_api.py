@@ -146,6 +146,11 @@ def test_pictures_subjects_and_extension(server: LocalServer, done: dict) -> Non
     upload = reply.json()
     assert reply.status_code == 200 and (upload["kind"], upload["width"]) == ("image", 64)
     assert "/" not in upload["name"]
+    shown = server.http.get(f"/v1/uploads/{upload['id']}/content")
+    assert shown.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(shown.content)).size == (upload["width"], upload["height"])
+    for unknown in ("file_" + "0" * 32, "..%2f..%2fkeys", done["file_id"]):  # the last is a clip
+        assert server.http.get(f"/v1/uploads/{unknown}/content").status_code == 404
     image = server.submit(
         first_frame=upload["id"], last_frame=data_url(png(2)), keyframes=[{"time": 0.5, "image": upload["id"]}]
     )

@@ -153,6 +153,14 @@ def test_pictures_by_choice_and_by_drop(page: Any, server: LocalServer, tmp_path
     page.wait_for_selector(".card:has-text('a fox stays in the snow')")
     newest = server.http.get("/v1/jobs?limit=1").json()["data"][0]
     assert [picture["role"] for picture in newest["request"]["pictures"]] == ["first", "last"]
+    for role in ("first_frame", "last_frame"):
+        page.click(f"[data-role='{role}'] .off")
+    page.click(".card .open")
+    page.click("#detail button:has-text('Use these settings')")
+    for role in ("first_frame", "last_frame"):
+        image = page.wait_for_selector(f"[data-role='{role}'].filled img")
+        until(page, f"document.querySelector(\"[data-role='{role}'] img\").naturalWidth > 0")
+        assert newest["request"]["pictures"][role == "last_frame"]["file_id"] in image.get_attribute("src")
     (tmp_path / "no.png").write_text("hello")
     page.set_input_files("[data-role='subject'] input", tmp_path / "no.png")
     page.wait_for_selector("#problem:not([hidden])")

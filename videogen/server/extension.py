@@ -34,11 +34,13 @@ from videogen.server.minimax import IdempotencyKey
 from videogen.server.openai_videos import ended_file
 from videogen.server.planning import Ask, Prompt
 from videogen.server.service import ApiError, Service
+from videogen.server.storage import is_id
 
 router = APIRouter(tags=["Jobs"])
 operations = APIRouter(tags=["Operation"])
 
 JobId = Annotated[str, Path(max_length=100)]
+FileId = Annotated[str, Path(max_length=100)]
 Status = Literal["queued", "running", "completed", "failed", "cancelled"]
 KEEPALIVE_SECONDS = 15.0
 _missing = {**COMMON_ERRORS, **error_responses(404)}
@@ -366,6 +368,20 @@ async def upload(request: Request, service: ServiceOf, principal: PrincipalOf) -
         height=kept.height,
         adjusted=list(kept.adjusted),
     )
+
+
+@router.get(
+    "/v1/uploads/{file_id}/content",
+    response_class=Response,
+    responses={**_missing, 200: {"description": "The picture as the model will see it", "content": {"image/png": {}}}},
+)
+def upload_content(file_id: FileId, service: ServiceOf, principal: PrincipalOf) -> Response:
+    """An uploaded picture, decoded."""
+    row = service.media.find(file_id, principal.tenant) if is_id(file_id) else None
+    path = service.storage.upload(file_id, "image") if row is not None and row.kind == "image" else None
+    if path is None or not path.is_file():
+        raise ApiError(404, "not_found", "there is no such picture, or it is not yours, or it expired.", "file_id")
+    return FileResponse(path, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
 
 
 @router.get("/v1/model", responses=COMMON_ERRORS)

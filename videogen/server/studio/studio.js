@@ -382,6 +382,7 @@ function again(job, changes = {}) {
     prompt: r.prompt, negative_prompt: r.negative_prompt, num_frames: r.num_frames, fps: r.fps, steps: r.steps,
     guidance_scale: r.guidance_scale, guidance_method: r.guidance_method, guidance_rescale: r.guidance_rescale, watermark: r.watermark, ...changes,
   };
+  if (r.guidance_scale !== 1) body.guidance_interval = r.guidance_interval;
   if (r.camera_vectors) body.camera = r.camera_vectors;
   else if (r.camera) body.camera = r.camera;
   const keyframes = [];
@@ -585,7 +586,14 @@ function reuse(job) {
   $("watermark").checked ||= r.watermark;
   segments = r.camera ? [...r.camera.matchAll(/\[([^\]]*)\]/g)].map((match) => match[1].split(",").map((move) => move.trim())) : [[]];
   if (!segments.length) segments = [[]];
-  source = null;
+  const told = (role) => r.pictures.find((picture) => picture.role === role)?.file_id;
+  source = [...jobs.values()].find((other) => other.file_id && other.file_id === told("source")) || null;
+  for (const [role, zone] of [["first", "first_frame"], ["last", "last_frame"], ["subject", "subject"]]) {
+    pictures[zone] = null;
+    const id = told(role);
+    if (!id) continue;
+    media(`/v1/uploads/${id}/content`).then((url) => { pictures[zone] = { id, url }; showPictures(); estimate(); }, (error) => problem(error, "picture"));
+  }
   showPictures();
   showLengths();
   for (const [id, value] of [["length", r.num_frames], ["size", `${r.width}x${r.height}`]]) {
