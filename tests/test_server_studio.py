@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("fastapi", reason="the `server` extra is not installed")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -236,6 +238,46 @@ def test_chinese_dark_and_phone_width(page: Any, server: LocalServer) -> None:
         "[...document.querySelectorAll('button, .drop')].filter(e => e.offsetParent && e.offsetHeight < 20).length"
     )
     assert small == 0
+
+
+def test_sentences_of_the_server_are_chinese_in_the_chinese_page(page: Any, server: LocalServer) -> None:
+    def upload(picture: Image.Image) -> Any:
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        return server.http.post("/v1/uploads", files={"file": ("a.png", buffer.getvalue(), "image/png")}).json()
+
+    def estimate(**body: Any) -> Any:
+        return server.http.post("/v1/estimates", json={"prompt": "a fox jumps in the snow", **body}).json()
+
+    sentences = upload(Image.new("RGBA", (100, 60)))["adjusted"]
+    sentences += estimate(width=1280, height=720, fps=25, duration=0.9)["adjusted"]
+    sentences += estimate(num_frames=15)["adjusted"] + estimate(camera="[Pan left,Pan left]")["adjusted"]
+    made = server.wait(server.submit(prompt="a fox plays chess, [Push in]", steps=1)["id"])
+    sentences += made["warnings"]
+    refused = [
+        upload(Image.new("RGB", (1, 1))),
+        upload(Image.new("RGB", (900, 10))),
+        server.http.post("/v1/uploads", files={"file": ("a.png", b"hello", "image/png")}).json(),
+        estimate(prompt="a fox [Pan lefft]"),
+        estimate(prompt="a fox [Pan left,Pan right]"),
+        estimate(prompt=" "),
+    ]
+    assert all("error" in reply for reply in refused), refused
+    sentences += [reply["error"]["message"] for reply in refused]
+    assert len(sentences) >= 14
+    both = page.evaluate(
+        """async sentences => {
+            const { say } = await import("/studio/sentences.js"), { setLanguage } = await import("/studio/i18n.js");
+            const english = sentences.map(say);
+            setLanguage("zh");
+            return [english, sentences.map(say), say("`prompt` must not be empty. `seed` was eaten.")];
+        }""",
+        sentences,
+    )
+    assert both[0] == [sentence.replace("`", "") for sentence in sentences]
+    for sentence, chinese in zip(sentences, both[1], strict=True):
+        assert not chinese.isascii() and " the " not in chinese, (sentence, chinese)
+    assert both[2] == "提示词不能为空。seed was eaten."  # what it does not know stays
 
 
 def test_what_the_server_refuses_is_said(page: Any) -> None:

@@ -3,6 +3,7 @@
 import { ApiError, get, listen, media, needsKey, post, remove, setKey, upload } from "/studio/api.js";
 import { language, setLanguage, t, translatePage } from "/studio/i18n.js";
 import { cameraIcon } from "/studio/icons.js";
+import { say } from "/studio/sentences.js";
 
 const $ = (id) => document.getElementById(id);
 const KINDS = ["actors", "motions", "scenes", "lights"];
@@ -321,7 +322,7 @@ function request() {
 const problems = new Map(); // who found it -> what; nobody clears another's
 
 function problem(error, who = "request") {
-  if (error) problems.set(who, error.message);
+  if (error) problems.set(who, say(error.message));
   else problems.delete(who);
   $("problem").hidden = problems.size === 0;
   $("problem").textContent = [...new Set(problems.values())].join(" ");
@@ -346,7 +347,7 @@ const estimate = later(350, async () => {
     if (found.memory_bytes) parts.push(`${(found.memory_bytes / 2 ** 30).toFixed(1)} GB ${t("memory")}`);
     if (found.queue_length) parts.push(`${found.queue_length} ${t("ahead")}${found.wait_seconds ? ` (${t("wait")} ${duration(found.wait_seconds)})` : ""}`);
     place.textContent = parts.join(" · ");
-    $("adjusted").replaceChildren(...found.adjusted.map((text) => make("li", { textContent: text.replaceAll("`", "") })));
+    $("adjusted").replaceChildren(...found.adjusted.map((text) => make("li", { textContent: say(text) })));
     problem(null, "estimate");
   } catch (error) {
     place.textContent = "";
@@ -446,7 +447,7 @@ function show() {
 }
 
 function stageText(job) {
-  if (job.status === "failed") return `${t("failed")}: ${job.error?.message || ""}`;
+  if (job.status === "failed") return `${t("failed")}: ${say(job.error?.message || "")}`;
   if (job.status === "cancelled") return t("cancelled");
   if (job.status === "queued") return job.note ? `${t("waiting")} (${job.note})` : t("waiting");
   if (job.stage === "decoding") return t("decoding");
@@ -481,7 +482,7 @@ async function cancel(id) {
   try {
     changed(await post(`/v1/jobs/${id}/cancel`, {}));
   } catch (error) {
-    toast(error.message);
+    toast(say(error.message));
   }
 }
 
@@ -516,7 +517,7 @@ async function save(job, variant, suffix) {
     link.click();
     link.remove();
   } catch (error) {
-    toast(error.message);
+    toast(say(error.message));
   }
 }
 
@@ -549,7 +550,7 @@ function detail(id) {
     if (erase.textContent === t("sure")) gone();
     else erase.textContent = t("sure");
   } });
-  const notes = [...job.adjusted.map((text) => `${t("adjusted")}: ${text}`), ...job.warnings];
+  const notes = [...job.adjusted.map((text) => `${t("adjusted")}: ${say(text)}`), ...job.warnings.map(say)];
   dialog.replaceChildren(closer(dialog), make("div", { className: "detail" },
     make("div", {}, video),
     make("div", {},
