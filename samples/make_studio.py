@@ -57,6 +57,9 @@ def shot(page: Page, path: Path, full: bool = False) -> None:
     page.evaluate("document.activeElement?.blur()")
     page.wait_for_timeout(300)
     page.evaluate("scrollTo({ top: 0, behavior: 'instant' }); document.querySelector('.composer')?.scrollTo(0, 0)")
+    page.wait_for_function(
+        "[...document.images].every(i => i.complete || i.getBoundingClientRect().top > innerHeight)", timeout=60_000
+    )
     page.wait_for_timeout(300)
     page.screenshot(path=path, full_page=full, animations="disabled", timeout=300_000)
 
@@ -73,7 +76,7 @@ def shots(page: Page, folder: Path) -> None:
     page.click("[data-camera='Static shot']")
     page.wait_for_selector("#words p")
     for seed in range(3):
-        call("/v1/jobs", {"prompt": PROMPTS[seed][0], "seed": seed, "steps": 60})
+        call("/v1/jobs", {"prompt": PROMPTS[seed][0], "seed": seed, "steps": 400})  # still at work in all pictures
     page.wait_for_selector(".job .look img", timeout=120_000)
     wait_for(lambda: page.evaluate("document.querySelector('#estimate').textContent.length > 3"))
     page.wait_for_timeout(1500)
@@ -92,6 +95,8 @@ def shots(page: Page, folder: Path) -> None:
     page.wait_for_timeout(1000)
     shot(page, folder / "phone.png", full=True)
     page.set_viewport_size({"width": 1440, "height": 900})
+    for left in call("/v1/jobs?limit=100&status=queued&status=running")["data"]:
+        call(f"/v1/jobs/{left['id']}/cancel", {})
     page.click(".card .open")
     wait_for(lambda: page.evaluate("document.querySelector('#detail video').currentTime > 0.3"))
     page.wait_for_timeout(1500)
