@@ -9,7 +9,7 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 SEED ?= 0
-PROMPT ?= a fox jumps in the snow, [Pan left]
+PROMPT ?= a penguin moves left in the snow, [Static shot]
 
 # The text of PROMPT goes to the recipe through the environment, unread by make and by the shell's parser.
 override PROMPT := $(value PROMPT)
