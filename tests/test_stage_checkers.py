@@ -160,12 +160,9 @@ def test_frames_of_a_wrong_kind_are_refused():
     ("rung", "clips"),
     [
         ("rung1", 500),
-        *(
-            pytest.param(
-                *case, marks=pytest.mark.xfail(strict=False, reason="the bar is not proven on these rungs yet")
-            )
-            for case in (("rung2", 250), ("rung3", 250), ("rung4", 500))
-        ),
+        ("rung2", 250),
+        pytest.param("rung3", 250, marks=pytest.mark.xfail(strict=False, reason="the bar is missed on this rung")),
+        ("rung4", 500),
     ],
 )
 def test_fresh_renders_of_every_rung_are_right(rung, clips):
