@@ -411,11 +411,11 @@ def _clip_maker(settings: SuiteSettings) -> Callable[[Sequence[tuple[Prompt, int
     names = ("num_inference_steps", "guidance_scale", "guidance_interval")
     options = {name: getattr(settings, name) for name in names}
 
-    if settings.true_steps >= (settings.num_inference_steps or pipe.default_num_inference_steps):
+    steps = settings.num_inference_steps or pipe.default_num_inference_steps
+    if settings.true_steps >= steps:
         raise ValueError(f"`true_steps` must leave a step to the model, got {settings.true_steps}.")
 
     def finish(prompt: Prompt, index: int) -> tuple[np.ndarray, float]:
-        steps = settings.num_inference_steps or pipe.default_num_inference_steps
         pipe.scheduler.set_timesteps(sigmas=sampling_sigmas(steps), device=settings.device)
         sigma = float(pipe.scheduler.sigmas[settings.true_steps])
         generator = torch.Generator().manual_seed(clip_seed(prompt, index))

@@ -170,14 +170,12 @@ def calculated_timing(generator: Generator) -> tuple[str, float, float, int]:
     """
     from videogen.cli.plan import estimate_here, resolve_request
     from videogen.planning.specs import load_spec
-    from videogen_pipelines import requests
 
     sampling = ("num_inference_steps", "guidance_scale", "guidance_interval")
     spec = load_spec(generator.folder)
     usual = resolve_request(spec, dict.fromkeys(("height", "width", "num_frames", "duration", "fps", *sampling)))
-    known = spec.vocabulary or {}
-    low, high = known.get("guidance_interval", requests.DEFAULT_GUIDANCE_INTERVAL)
-    estimate, _ = estimate_here(spec, usual, generator.pipes["text"].transformer.dtype)
+    pipe = generator.pipes["text"]
+    estimate, _ = estimate_here(spec, usual, pipe.transformer.dtype)
     job = JobRequest(
         task="text",
         prompt="",
@@ -189,10 +187,10 @@ def calculated_timing(generator: Generator) -> tuple[str, float, float, int]:
         num_frames=usual.num_frames,
         fps=usual.fps,
         steps=usual.num_inference_steps,
-        guidance_scale=float(known.get("guidance_scale", requests.DEFAULT_GUIDANCE_SCALE)),
+        guidance_scale=pipe.default_guidance_scale,
         guidance_method="standard",
         guidance_rescale=0.0,
-        guidance_interval=(float(low), float(high)),
+        guidance_interval=pipe.default_guidance_interval,
         seed=0,
     )
     denoising = estimate.seconds["denoising"]
