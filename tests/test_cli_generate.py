@@ -189,6 +189,12 @@ BAD_INPUT: list[tuple[str, list[str], str]] = [
     ("no steps", ["a fox", "--steps", "0"], "got 0"),
     ("steps of words", ["a fox", "--steps", "many"], "'--steps'"),
     ("guidance NaN", ["a fox", "--guidance-scale", "nan"], "`guidance_scale`"),
+    (
+        "guidance interval without guidance",
+        ["a fox", "--guidance-scale", "1", "--guidance-interval", "0.5", "1"],
+        "no effect while `--guidance-scale` is 1",
+    ),
+    ("guidance interval upside down", ["a fox", "--guidance-interval", "0.9", "0.5"], "`guidance_interval`"),
     ("negative seed", ["a fox", "--seed", "-1"], "`seed`"),
     ("no videos", ["a fox", "--num-videos", "0"], "`--num-videos`"),
     ("missing output folder", ["a fox", "-o", "none/a.mp4"], "folder that exists"),

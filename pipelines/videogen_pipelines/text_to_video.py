@@ -75,7 +75,8 @@ class TextToVideoPipeline(VideoGenerationPipeline):
                 brackets in the prompt.
             guidance_method: see `videogen.diffusion.sampling.guide`.
             guidance_rescale: 0..1, likewise.
-            guidance_interval: lowest and highest noise level, 0..1, at which to guide; None = the model's own default.
+            guidance_interval: lowest and highest noise level, 0..1, at which to guide, if at all; None = the
+                model's own default.
             output_type: see `VideoPipelineOutput.frames`.
             return_dict: False gives the tuple ``(frames,)``.
             callback_on_step_end: see `StepEndCallback`.

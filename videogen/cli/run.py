@@ -89,6 +89,10 @@ def generate_files(
     """
     from videogen.data.video import write_video
 
+    if settings.get("guidance_scale") == 1.0 and settings.get("guidance_interval") is not None:
+        raise ValueError(
+            "`--guidance-interval` has no effect while `--guidance-scale` is 1, which switches guidance off; leave one of them out."
+        )
     folder = model_folder(model)
     if task != "extend":
         from videogen.cli.plan import announce, resolve_request

@@ -373,7 +373,7 @@ async def upload(request: Request, service: ServiceOf, principal: PrincipalOf) -
 @router.get(
     "/v1/uploads/{file_id}/content",
     response_class=Response,
-    responses={**_missing, 200: {"description": "The picture as the model will see it", "content": {"image/png": {}}}},
+    responses={**_missing, 200: {"description": "The picture, decoded", "content": {"image/png": {}}}},
 )
 def upload_content(file_id: FileId, service: ServiceOf, principal: PrincipalOf) -> Response:
     """An uploaded picture, decoded."""
