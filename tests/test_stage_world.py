@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from videogen.conditioning.camera import CAMERA_AXES, camera_frame_vectors
 from videogen.data.stage import (
     CAMERAS,
     LIGHTS,
@@ -22,6 +23,7 @@ from videogen.data.stage import (
     StageClip,
     Vocabulary,
     attributes,
+    camera_amounts,
     caption,
     draw_clips,
     held_out_pairs,
@@ -35,7 +37,16 @@ from videogen.data.stage import (
 )
 from videogen.data.stage import captions as grammar
 from videogen.data.stage.actors import load_actors, load_sprite
-from videogen.data.stage.render import _CHUNK_PIXELS, ACTOR, FAR, NEAR, _camera_track, _plane_matrix
+from videogen.data.stage.render import (
+    _CHUNK_PIXELS,
+    ACTOR,
+    CAMERA_SPEED,
+    FAR,
+    NEAR,
+    _actor_track,
+    _camera_track,
+    _plane_matrix,
+)
 from videogen.data.stage.scenery import NUM_VARIANTS, paint_scene
 
 
@@ -238,6 +249,27 @@ def test_the_camera_moves_steadily():
         track = _camera_track(_spec(camera=((command,),)), np.random.default_rng(2), times, 1 / 12)
         moving = [path for name, path in track.items() if name != "tracking" and np.ptp(path) > 0]
         assert len(moving) == 1 and np.allclose(np.diff(moving[0]), np.diff(moving[0])[0])
+
+
+def test_the_camera_amounts_are_the_speeds_that_are_rendered():
+    spec = _spec(camera=(("Static shot",), ("Pan left", "Zoom in")), seed=77)
+    (still,), (pan, zoom) = camera_amounts(spec)
+    assert still == 1.0 and {pan, zoom} != {1.0} and all(0.88 <= amount <= 1.15 for amount in (pan, zoom))
+    track = _camera_track(spec, np.random.default_rng([77, 1]), np.arange(16) / 12, 1 / 12)
+    assert np.diff(track["pan"])[-1] * 12 == pytest.approx(-CAMERA_SPEED["pan"] * pan)
+    assert np.diff(track["zoom"])[-1] * 12 == pytest.approx(CAMERA_SPEED["zoom"] * zoom)
+    vectors = camera_frame_vectors(spec.camera, 16, camera_amounts(spec))
+    assert vectors[-1, CAMERA_AXES.index("pan")] == pytest.approx(-pan)
+    assert vectors[-1, CAMERA_AXES.index("zoom")] == pytest.approx(zoom)
+
+
+@pytest.mark.parametrize("speed", ["slow", "normal", "fast"])
+def test_jumps_take_off_from_the_ground(speed):
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        track = _actor_track("jumps", speed, rng, np.arange(17) / 12, center=0.0, size=0.4)
+        above = track["ground"] - track["size"] - track["y"]
+        assert 0 <= above[0] < 0.14 and 0.3 < above.max() <= 0.36 + 1e-6
 
 
 def test_pan_left_moves_the_picture_right():

@@ -14,8 +14,9 @@ import yaml
 from safetensors.torch import load_file
 from tiny_models import write_training_files
 
-from videogen.conditioning.camera import CAMERA_AXES, camera_vectors
+from videogen.conditioning.camera import CAMERA_AXES, camera_frame_vectors, pool_camera
 from videogen.data.folder import read_captions, read_clip
+from videogen.data.stage import camera_amounts
 from videogen.data.video import write_video
 from videogen.models.text_encoder import TextEncoder
 from videogen.models.transformer import VideoTransformer
@@ -314,10 +315,32 @@ def test_a_window_from_mid_clip_may_start_between_two_latents(ground, tmp_path):
         assert batch.frames.known[0] and not batch.frames.known[-1]
         for camera, index in zip(batch.frames.camera, batch.indices, strict=True):
             spec = maker.clips.story(index)
-            assert torch.equal(camera, camera_vectors(spec.camera if spec.camera_told else (), 13))  # one move a clip
+            segments = spec.camera if spec.camera_told else ()
+            told = camera_frame_vectors(segments, 13, camera_amounts(spec))  # one move a clip
+            assert torch.equal(camera, pool_camera(told, 4))
     # Frames 6 to 18 of 19, which pan right from frame 9 on: latents of frames 6; 7 to 10; 11 to 14; 15 to 18.
-    turning = maker._camera((("Pan left",), ("Pan right",)), 13, True)
-    assert turning[:, CAMERA_AXES.index("pan")].tolist() == [-1.0, 0.0, 1.0, 1.0]
+    turning = maker._camera((("Pan left",), ("Pan right",)), ((0.5,), (1.5,)), True)
+    assert turning[:, CAMERA_AXES.index("pan")].tolist() == [-0.5, 0.5, 1.5, 1.5]
+
+
+def test_emphasised_words_are_drawn_more_often_and_must_exist(ground, tmp_path):
+    data = {"cache": str(tmp_path / "cache"), "num_clips": 34, "num_validation": 2}
+    config = _config(ground, tmp_path / "run", data=data | {"emphasis": {"jumps": 3.0, "Static shot": 0.25}})
+    build_cache(config.data, config.seed, load_vae(config.tokenizer))
+    cache = LatentCache(config.data)
+    plain = BatchMaker(_config(ground, tmp_path / "run", data=data), cache)
+
+    def shares(maker: BatchMaker) -> tuple[float, float]:
+        drawn = [maker.clips.story(i) for step in range(400) for i in maker.training_draw(step).indices]
+        still = sum(spec.camera == (("Static shot",),) for spec in drawn)
+        return sum(spec.actors[0].motion == "jumps" for spec in drawn) / len(drawn), still / len(drawn)
+
+    (jumps, still), (more_jumps, less_still) = shares(plain), shares(BatchMaker(config, cache))
+    odds = [share / (1 - share) for share in (jumps, more_jumps, still, less_still)]
+    assert odds[1] / odds[0] == pytest.approx(3.0, rel=0.3)
+    assert odds[3] / odds[2] == pytest.approx(0.25, rel=0.3)
+    with pytest.raises(ValueError, match=r"`data.emphasis` must name words of rung1, got .flies."):
+        _config(ground, tmp_path / "run", data=data | {"emphasis": {"flies": 2.0}})
 
 
 def test_the_camera_is_told_in_words_or_by_vector_and_dropped_with_the_caption(batches):

@@ -167,7 +167,9 @@ def camera_text(segments: tuple[tuple[str, ...], ...], language: str = "en") -> 
     return " ".join("[" + ",".join(spell[name] for name in segment) + "]" for segment in segments)
 
 
-def camera_frame_vectors(segments: tuple[tuple[str, ...], ...], num_frames: int) -> torch.Tensor:
+def camera_frame_vectors(
+    segments: tuple[tuple[str, ...], ...], num_frames: int, amounts: tuple[tuple[float, ...], ...] | None = None
+) -> torch.Tensor:
     """One camera vector per pixel frame.
 
     The segments share the clip equally in time; a frame belongs to the segment that holds its centre.
@@ -175,6 +177,7 @@ def camera_frame_vectors(segments: tuple[tuple[str, ...], ...], num_frames: int)
     Args:
         segments: commands in sequence; an empty inner tuple leaves its stretch without a command.
         num_frames: F, at least 1.
+        amounts: speed of every command, in units of the standard one; None = 1.
 
     Returns:
         float32 [F, 9], columns as in `CAMERA_AXES`; all zeros when there is no segment.
@@ -184,12 +187,13 @@ def camera_frame_vectors(segments: tuple[tuple[str, ...], ...], num_frames: int)
     check_segments(segments)
     vectors = torch.zeros(num_frames, CAMERA_DIM)
     for frame in range(num_frames if segments else 0):
-        segment = segments[(2 * frame + 1) * len(segments) // (2 * num_frames)]
-        for name in segment:
+        index = (2 * frame + 1) * len(segments) // (2 * num_frames)
+        for place, name in enumerate(segments[index]):
             vectors[frame, CAMERA_AXES.index("specified")] = 1.0
             effect = CAMERA_EFFECTS[name]
             if effect is not None:
-                vectors[frame, CAMERA_AXES.index(effect[0])] = effect[1]
+                amount = 1.0 if amounts is None else amounts[index][place]
+                vectors[frame, CAMERA_AXES.index(effect[0])] = effect[1] * amount
     return vectors
 
 

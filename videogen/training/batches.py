@@ -11,6 +11,7 @@ other processes. Then it is *assembled* from latents on their device.
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import re
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videogen.conditioning.camera import CAMERA_DIM, camera_frame_vectors, parse_camera, pool_camera
+from videogen.conditioning.camera import camera_frame_vectors, parse_camera, pool_camera
 from videogen.conditioning.frames import FrameSequence, build_frames
 from videogen.data.device import to_device
 from videogen.training.config import DataConfig, TrainConfig
@@ -185,6 +186,7 @@ class BatchDrawer:
         self.tasks = {t: share for t, share in config.tasks.items() if share > 0 and usable.get(t, True)}
         if not self.tasks:
             raise ValueError(f"`tasks` must hold one that this data can train, got {sorted(config.tasks)}.")
+        self._most = math.prod(max(1.0, factor) for factor in config.data.emphasis.values())
 
     def task(self, step: int, micro: int) -> str:
         if step < self.config.curriculum.image_only_steps:
@@ -197,10 +199,24 @@ class BatchDrawer:
         task = self.task(step, micro)
         size = self.config.image_batch_size if task == "image" else self.config.batch_size
         chooser = random.Random(derive_seed("clips", self.config.seed, step, micro, rank))
-        indices = self.clips.choose(chooser, step, size)
+        indices = self._choose(chooser, step, size)
         # The layout (which guides, how much is known) is shared by the ranks, like the task.
         layout = random.Random(derive_seed("layout", self.config.seed, step, micro))
         return self._draw(task, indices, chooser, layout, step)
+
+    def _choose(self, chooser: random.Random, step: int, count: int) -> list[int]:
+        """Clip numbers, those of emphasised stories as much more often as `data.emphasis` says."""
+        emphasis = self.config.data.emphasis
+        if not emphasis:
+            return self.clips.choose(chooser, step, count)
+        chosen: list[int] = []
+        while len(chosen) < count:
+            for index in self.clips.choose(chooser, step, count - len(chosen)):
+                words = story_words(self.clips.story(index))
+                factor = math.prod(factor for word, factor in emphasis.items() if word in words)
+                if chooser.random() * self._most < factor:
+                    chosen.append(index)
+        return chosen
 
     def validation_draw(self, task: str = "text") -> Draw:
         """All validation clips, without caption dropout; always the same."""
@@ -246,9 +262,8 @@ class BatchDrawer:
             caption, segments = self._words(index, task, chooser, num_subjects)
             dropped = chooser.random() < dropout
             captions.append("" if dropped else caption)
-            cameras.append(
-                self._camera(() if dropped else segments, data.num_frames, windows is not None)[:num_latent_frames]
-            )
+            vectors = self._camera(() if dropped else segments, self._amounts(index), windows is not None)
+            cameras.append(vectors[:num_latent_frames])
         num_references = num_subjects if task == "subject" else 0
         camera = torch.stack(cameras).numpy()
         return Draw(task, indices, windows, captions, camera, shown_guide, num_known, guides, num_references)
@@ -278,9 +293,34 @@ class BatchDrawer:
         told = by_vector and spec.camera_told and task != "image"
         return text, spec.camera if told else ()
 
-    def _camera(self, segments: tuple[tuple[str, ...], ...], num_frames: int, from_mid_clip: bool) -> Tensor:
+    def _amounts(self, index: int) -> tuple[tuple[float, ...], ...] | None:
+        """The true speed of a clip's camera commands, where it is known: what is told by vector is told exactly."""
+        if self.config.data.source == "folder":
+            return None
+        from videogen.data.stage import camera_amounts
+
+        return camera_amounts(self.clips.story(index))
+
+    def _camera(
+        self,
+        segments: tuple[tuple[str, ...], ...],
+        amounts: tuple[tuple[float, ...], ...] | None,
+        from_mid_clip: bool,
+    ) -> Tensor:
         """`[f, CAMERA_DIM]`; a window cut from mid-clip takes its part of the clip's plan."""
-        return _camera_of(segments, num_frames, num_frames // 2 if from_mid_clip else 0, self.scale_factor_temporal)
+        num_frames = self.config.data.num_frames
+        # The window is a clip of its own: its first latent stands for its first frame alone, wherever that lies.
+        skipped = num_frames // 2 if from_mid_clip else 0
+        vectors = camera_frame_vectors(segments, num_frames + skipped, amounts)
+        return pool_camera(vectors[skipped:], self.scale_factor_temporal)
+
+
+def story_words(spec: Any) -> set[str]:
+    """What a clip of Stage shows, as words of its vocabulary."""
+    shown = {spec.scene, spec.light, *(command for group in spec.camera for command in group)}
+    for actor in spec.actors:
+        shown |= {actor.name, actor.motion, actor.speed}
+    return shown | {spec.event} if spec.event else shown
 
 
 def assemble(draw: Draw, latents: Latents, data: DataConfig, scale_factor_temporal: int) -> Batch:
@@ -354,17 +394,6 @@ class BatchMaker(BatchDrawer):
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-@lru_cache(maxsize=4096)
-def _camera_of(
-    segments: tuple[tuple[str, ...], ...], num_frames: int, skipped: int, scale_factor_temporal: int
-) -> Tensor:
-    num_latent_frames = (num_frames - 1) // scale_factor_temporal + 1
-    if not segments:
-        return torch.zeros(num_latent_frames, CAMERA_DIM)
-    # The window is a clip of its own: its first latent stands for its first frame alone, wherever that lies.
-    return pool_camera(camera_frame_vectors(segments, num_frames + skipped)[skipped:], scale_factor_temporal)
 
 
 def loosen(caption: str, chooser: random.Random, language: str) -> str:

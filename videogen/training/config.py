@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -42,6 +42,8 @@ class DataConfig(Section):
         camera_vector_share: share of clips whose camera move is told by vector instead of words (Stage).
         loose_caption_share: share of captions with clauses in any order and small words left out (Stage).
         caption_dropout: share of clips trained without text and camera, for guidance.
+        emphasis: words of the rung's vocabulary (motions, camera commands, actors, ...) and how much more often than the others
+            the clips that show them are drawn, e.g. `{jumps: 1.5, Static shot: 0.5}` (Stage).
     """
 
     source: Literal["stage", "folder"] = "stage"
@@ -65,9 +67,19 @@ class DataConfig(Section):
     camera_vector_share: float = Field(default=0.5, ge=0, le=1)
     loose_caption_share: float = Field(default=0.0, ge=0, le=1)
     caption_dropout: float = Field(default=0.12, ge=0, le=1)
+    emphasis: dict[str, Annotated[float, Field(gt=0)]] = {}
 
     @model_validator(mode="after")
     def _check(self):
+        if self.emphasis and self.source == "folder":
+            raise ValueError("`data.emphasis` must be empty when `data.source` is 'folder': it names words of Stage.")
+        if self.emphasis:
+            from videogen.data.stage import rungs
+
+            known = rungs()[self.rung].words()
+            unknown = sorted(set(self.emphasis) - known)
+            if unknown:
+                raise ValueError(f"`data.emphasis` must name words of {self.rung}, got {unknown[0]!r}.")
         if self.source == "folder" and not self.path:
             raise ValueError("`data.path` must name the folder of videos when `data.source` is 'folder'.")
         if self.source == "folder" and self.loose_caption_share:
@@ -173,6 +185,8 @@ class TrainConfig(Section):
         transformer: settings that override the model file's `transformer` section.
         tasks: share of each task; they need not sum to 1.
         batch_size: clips per micro-batch and process; `image_batch_size` for micro-batches of single images.
+        mixed_precision: "bf16" multiplies in bfloat16, "no" in float32, "auto" in whichever is faster here; a resumed run goes
+            on in the one that it began with.
     """
 
     task: Literal["video"] = "video"
@@ -195,7 +209,7 @@ class TrainConfig(Section):
     batch_size: int = Field(default=64, ge=1)
     image_batch_size: int = Field(default=160, ge=1)
     accumulation: int = Field(default=1, ge=1)
-    mixed_precision: Literal["no", "bf16"] = "bf16"
+    mixed_precision: Literal["auto", "no", "bf16"] = "auto"
     compile: bool = False
     flow: FlowConfig = FlowConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

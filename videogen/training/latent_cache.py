@@ -31,6 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from videogen.data.allocator import keep_freed_memory
+from videogen.data.device import bfloat16_pays
 from videogen.training.config import DataConfig
 
 if TYPE_CHECKING:
@@ -58,13 +59,14 @@ def fingerprint(data: DataConfig, seed: int, vae: torch.nn.Module) -> dict[str, 
 
 @torch.no_grad()
 def encode(vae: Any, video: Tensor, in_one_piece: bool = False) -> Tensor:
-    """Normalised latents `[B, C, f, h, w]` float16 of `video [B, 3, F, H, W]`, encoded under bfloat16 autocast on the
-    tokenizer's device, where they stay.
+    """Normalised latents `[B, C, f, h, w]` float16 of `video [B, 3, F, H, W]`, encoded on the tokenizer's device, where
+    they stay; under bfloat16 autocast where that is faster.
 
     In one piece keeps a GPU busy; otherwise a clip is a stream of a few frames at a time, which a CPU's cache likes.
     """
     param = next(vae.parameters())
-    with torch.autocast(param.device.type, dtype=torch.bfloat16, enabled=param.dtype == torch.float32):
+    low = param.dtype == torch.float32 and bfloat16_pays(param.device.type)
+    with torch.autocast(param.device.type, dtype=torch.bfloat16, enabled=low):
         video = video.to(param.device, param.dtype)
         latents = vae.encode_chunk(video) if in_one_piece else vae.encode(video).latents
     return vae.normalize(latents.float()).half().contiguous()

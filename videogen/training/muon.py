@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from videogen.data.device import bfloat16_pays
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Quintic coefficients of the iteration: they maximise the slope at zero and leave singular values near 1."""
 
@@ -34,17 +36,19 @@ ADAMW_NAMES = (
 """A matrix whose name contains one of these is no hidden matrix and goes to AdamW."""
 
 
-def orthogonalize(matrices: Tensor, num_steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+def orthogonalize(matrices: Tensor, num_steps: int = 5, dtype: torch.dtype | None = None) -> Tensor:
     """The nearest (semi-)orthogonal matrices, roughly: singular values end within about 0.7 to 1.2.
 
     Args:
         matrices: `[M, rows, columns]`; a zero matrix stays zero.
         num_steps: Newton-Schulz iterations.
-        dtype: of the matrix products; bfloat16 is enough and fast.
+        dtype: of the matrix products; None = bfloat16, which is enough, where it is faster than float32.
 
     Returns:
         `[M, rows, columns]` in `dtype`.
     """
+    if dtype is None:
+        dtype = torch.bfloat16 if bfloat16_pays(matrices.device.type) else torch.float32
     a, b, c = NEWTON_SCHULZ
     transpose = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if transpose else matrices

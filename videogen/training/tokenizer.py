@@ -29,7 +29,7 @@ from tokenizer3d.autoencoder import CausalVideoAutoencoder
 from tokenizer3d.losses import actor_weight, latent_penalty, psnr, reconstruction_loss, smoothness_penalty
 from tokenizer3d.shapes import check_num_frames
 from videogen.data.allocator import keep_freed_memory
-from videogen.data.device import indexed, prepare_compiler, training_precision
+from videogen.data.device import indexed, prepare_compiler, settle_precision, training_precision
 from videogen.training.checkpoint import (
     list_checkpoints,
     load_checkpoint,
@@ -120,6 +120,7 @@ class TokenizerTrainConfig(Section):
         decay_steps: the learning rate falls to 0 over the last so many of `steps`.
         group_size, reuse, pool_groups: clips per group; steps until the next new group; groups a batch is drawn from.
         workers: processes that draw clips ahead of the device; 1 = none but the run's own.
+        mixed_precision: "bf16" multiplies in bfloat16, "no" in float32, "auto" in whichever is faster here.
         compile: torch.compile the encoder and the decoder, once for every shape of batch.
         statistics_clips: clips over which latent means and deviations are taken at the end.
         visibility_power: a channel's deviation after `normalize` is proportional to this power of what it changes in the
@@ -152,7 +153,7 @@ class TokenizerTrainConfig(Section):
     warmup_steps: int = Field(50, ge=0)
     decay_steps: int = Field(4_000, ge=0)
     ema_decay: float = Field(0.9995, ge=0, lt=1)
-    mixed_precision: Literal["no", "bf16"] = "bf16"
+    mixed_precision: Literal["auto", "no", "bf16"] = "auto"
     compile: bool = False
     freeze_encoder: bool = False
     device: str = "auto"
@@ -287,14 +288,15 @@ def train_tokenizer(
     model.encoder.requires_grad_(not config.freeze_encoder)
     optimizers = make_optimizers(model, config)
     ema = ExponentialMovingAverage(model, config.ema_decay)
-    step = 0
+    step, precision = 0, None
     if resume:
         files, state = load_checkpoint(saved[-1])
         load_model_tensors(model, files["model"])
         ema.load_state_dict(files["ema"])
         for index, optimizer in enumerate(optimizers):
             load_optimizer_tensors(optimizer, files[f"optimizer_{index}"])
-        step = state["step"]
+        step, precision = state["step"], state.get("mixed_precision")
+    precision = settle_precision(config.mixed_precision, device.type, precision)
     if processes.is_main_process:
         (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         metrics = MetricsFile(folder / "metrics.jsonl", step)
@@ -348,7 +350,8 @@ def train_tokenizer(
         check_finite()
         files = {"model": model_tensors(model), "ema": ema.state_dict()}
         files.update({f"optimizer_{i}": optimizer_tensors(optimizer) for i, optimizer in enumerate(optimizers)})
-        save_checkpoint(folder, step, files, {"minutes": round(box.minutes, 2)})
+        state = {"minutes": round(box.minutes, 2), "mixed_precision": precision}
+        save_checkpoint(folder, step, files, state)
 
     try:
         with stop_requests() as stopped:
@@ -360,7 +363,7 @@ def train_tokenizer(
                 if config.loss.actor_weight > 0 and boxes is not None:
                     weight = actor_weight(boxes, video.shape, config.loss.actor_weight)
                 noise.manual_seed((config.seed << 32) + step)
-                with torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                     sample, latents = model.forward_train(video, config.loss.noise, noise)
                 parts = reconstruction_loss(sample, video, weight, config.loss.mse_weight, config.loss.band_weight)
                 loss = parts.pop("total")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from videogen.conditioning.frames import FrameSequence
 from videogen.data.allocator import keep_freed_memory
-from videogen.data.device import prepare_compiler, to_device, training_precision
+from videogen.data.device import prepare_compiler, settle_precision, to_device, training_precision
 from videogen.diffusion.flow_matching import add_noise, flow_matching_loss, sample_sigmas, velocity_target
 from videogen.models.transformer import MIN_SIGMA
 from videogen.training.batches import Batch, BatchMaker, caption_corpus, derive_seed, tokenize
@@ -99,10 +99,13 @@ class Trainer:
         # The other processes wait while the first one builds the cache.
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
         buckets = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # gradients are summed where they lie
+        checkpoint: tuple[dict, dict] | None = load_checkpoint(checkpoints[-1]) if resume else None
+        before = checkpoint[1].get("mixed_precision") if checkpoint is not None else None
+        on_gpu = torch.cuda.is_available()
         # Several CPU processes are joined only when accelerate is told that a CPU is meant.
         self.accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(),
-            mixed_precision=config.mixed_precision,
+            cpu=not on_gpu,
+            mixed_precision=settle_precision(config.mixed_precision, "cuda" if on_gpu else "cpu", before),
             kwargs_handlers=[patience, buckets],
         )
         self.device = self.accelerator.device
@@ -119,7 +122,6 @@ class Trainer:
         height, width = data.height // scale.scale_factor_spatial, data.width // scale.scale_factor_spatial
         self.latent_size = (scale.latent_channels, num_latent_frames, height, width)
 
-        checkpoint: tuple[dict, dict] | None = load_checkpoint(checkpoints[-1]) if resume else None
         self.model = self._build_model(config, init_from)
         self.step = 0
         self.clips_seen = 0
@@ -409,6 +411,7 @@ class Trainer:
             "seconds": self.seconds,
             "decay_start": self.config.schedule.decay_start,
             "decay_steps": self.config.schedule.decay_steps,
+            "mixed_precision": self.accelerator.mixed_precision,
         }
         return save_checkpoint(self.folder, self.step, files, state)
 

@@ -2,7 +2,15 @@
 
 from videogen.data.stage.captions import caption
 from videogen.data.stage.clips import draw_clips, stage_clips
-from videogen.data.stage.render import RenderPlan, StageClip, plan_clips, render, render_plan, render_with_truth
+from videogen.data.stage.render import (
+    RenderPlan,
+    StageClip,
+    camera_amounts,
+    plan_clips,
+    render,
+    render_plan,
+    render_with_truth,
+)
 from videogen.data.stage.textures import Cast
 from videogen.data.stage.vocabulary import (
     CAMERAS,
@@ -36,6 +44,7 @@ __all__ = [
     "StageClip",
     "Vocabulary",
     "attributes",
+    "camera_amounts",
     "caption",
     "draw_clips",
     "held_out_pairs",

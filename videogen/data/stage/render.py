@@ -43,6 +43,7 @@ CAMERA_SPEED = {
     "shake": SHAKE_HEIGHT,
 }
 MOTION_SPEED = {"slow": 0.55, "normal": 1.0, "fast": 1.7}
+_TAKE_OFF = 0.12  # a clip begins at most this far into the first jump, in jumps
 _ACTOR_TINT = {"day": (1.0, 1.0, 1.0), "sunset": (1.0, 0.84, 0.72), "night": (0.62, 0.68, 0.88)}
 
 
@@ -75,15 +76,27 @@ def _smooth_noise(rng: np.random.Generator, times: np.ndarray, rate: float) -> n
     return sum(np.sin(2 * np.pi * rate * k * times + p) for k, p in zip((0.7, 1.0, 1.3), phases, strict=True)) / 2.2
 
 
+def camera_amounts(spec: ClipSpec) -> tuple[tuple[float, ...], ...]:
+    """How fast the clip carries out each command of `spec.camera`, in units of the standard speed; 1 for [Static shot]."""
+    return _draw_amounts(spec, np.random.default_rng([spec.seed, 1]))
+
+
+def _draw_amounts(spec: ClipSpec, rng: np.random.Generator) -> tuple[tuple[float, ...], ...]:
+    return tuple(
+        tuple(1.0 if CAMERA_EFFECTS[command] is None else rng.uniform(0.88, 1.15) for command in group)
+        for group in spec.camera
+    )
+
+
 def _camera_track(spec: ClipSpec, rng: np.random.Generator, times: np.ndarray, step: float) -> dict[str, np.ndarray]:
     speed = {name: np.zeros_like(times) for name in (*CAMERA_SPEED, "tracking")}
     segment = np.minimum(np.arange(len(times)) * len(spec.camera) // max(1, len(times)), len(spec.camera) - 1)
-    for index, group in enumerate(spec.camera):
-        for command in group:
+    for index, (group, amounts) in enumerate(zip(spec.camera, _draw_amounts(spec, rng), strict=True)):
+        for command, amount in zip(group, amounts, strict=True):
             effect = CAMERA_EFFECTS[command]
             if effect is not None:
-                axis, amount = effect
-                speed[axis][segment == index] = amount * rng.uniform(0.88, 1.15)
+                axis, sign = effect
+                speed[axis][segment == index] = sign * amount
     track = {}
     for name, amplitude in CAMERA_SPEED.items():
         if name == "shake":
@@ -109,7 +122,7 @@ def _actor_track(
         x = center + sign * 0.5 * rate * (times - duration / 2)
     elif motion == "jumps":
         period = 0.75 / rate
-        y = -0.36 * np.abs(np.sin(np.pi * (times / period + rng.uniform(0, 1))))
+        y = -0.36 * np.abs(np.sin(np.pi * (times / period + rng.uniform(0, _TAKE_OFF))))  # from the ground
     elif motion == "spins":
         turn = rng.choice((-1, 1)) * 2 * np.pi * 0.6 * rate * times
     elif motion in ("moves up", "moves down"):

@@ -122,6 +122,10 @@ class Vocabulary:
     num_inference_steps: int = 20  # what a model that was trained on this samples with by default
     guidance_scale: float = 3.0
 
+    def words(self) -> set[str]:
+        """Everything that has a name: actors, scenes, lights, motions, speeds, camera commands, events."""
+        return {*self.actors, *self.scenes, *self.lights, *self.motions, *self.speeds, *self.cameras, *self.events}
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready dictionary, as shipped in `vocabulary.json` beside the weights."""
         return asdict(self)
