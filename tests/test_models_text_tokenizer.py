@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import random
 
 import pytest
 import torch
@@ -102,3 +103,32 @@ def test_a_pipeline_saves_and_loads_it(tokenizer, tmp_path):
 def test_bad_input_is_named(tokenizer, tmp_path, call, message):
     with pytest.raises(ValueError, match=message):
         call(tokenizer, tmp_path)
+
+
+def test_merges_that_no_text_needs_can_be_left_out(tokenizer, tmp_path):
+    known = ["a fox jumps at night", "一只狐狸"]
+    fewer = tokenizer.without_unseen(known)
+    assert fewer.merges == tokenizer.merges and fewer.vocab_size == tokenizer.vocab_size
+    assert fewer.unused and all(fewer.encode(text) == tokenizer.encode(text) for text in known)
+    seen = {i for text in known for i in fewer.encode(text)}
+    assert len(fewer.encode("forest")) > len(tokenizer.encode("forest"))
+    assert not {i - 259 for i in fewer.encode("森林 forest left")} & set(fewer.unused)
+    assert fewer.decode(fewer.encode("in the forest 森林")) == "in the forest 森林"
+    fewer.save_pretrained(tmp_path)
+    for again in (BytePairTokenizer.from_pretrained(tmp_path), pickle.loads(pickle.dumps(fewer))):
+        assert again.unused == fewer.unused and again.encode("forest") == fewer.encode("forest")
+    assert seen  # of trained ids
+    with pytest.raises(ValueError, match="`unused` must be numbers of the 1 merges, got 1"):
+        BytePairTokenizer([(100, 101)], unused=[1])
+
+
+def test_dropout_cuts_words_in_other_ways_and_keeps_the_text(tokenizer):
+    text = "a fox jumps in the forest 狐狸"
+    cuts = {tuple(tokenizer.encode(text, 0.3, random.Random(i))) for i in range(20)}
+    assert len(cuts) > 10 and all(tokenizer.decode(ids) == text for ids in cuts)
+    assert tokenizer.encode(text, 0.3, random.Random(1)) == tokenizer.encode(text, 0.3, random.Random(1))
+    limit = len(tokenizer.encode(text)) + 1
+    ids, mask = tokenizer([text] * 30, limit, 0.9, random.Random(0))  # what would not fit is cut as usual
+    assert ids.shape[1] == limit and {
+        tokenizer.decode(row[kept].tolist()) for row, kept in zip(ids, mask, strict=True)
+    } == {text}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import random
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -153,6 +154,30 @@ def test_held_out_words_stay_out_of_training_captions():
     assert not [word for word in kept if f" {word} " in seen]
     held_out = caption(_spec(), generator, held_out=True)
     assert any(word in held_out for word in kept)
+
+
+def test_free_order_tells_everything_and_never_in_a_held_out_order():
+    spec = _spec(actors=(ActorSpec("fox", "jumps"),), scene="snow", light="night")
+    fox = load_actors()["fox"]
+    words = {"actor": "|".join([fox.name, *fox.synonyms_en]), "motion": "jump|hop|bounc", "scene": "snow"}
+    words["light"] = "night|dark|stars|moon"
+    orders = set()
+    for seed in range(500):
+        text = caption(spec, random.Random(seed), style="none", free_order=True)
+        places = {name: re.search(pattern, text) for name, pattern in words.items()}
+        assert all(places.values()), text
+        orders.add(tuple(sorted(words, key=lambda name: places[name].start())))
+    assert len(orders) == 21
+    kept = {
+        ("motion", "scene", "light", "actor"),
+        ("light", "scene", "actor", "motion"),
+        ("motion", "actor", "scene", "light"),
+    }
+    assert not orders & kept
+    chinese = {caption(spec, random.Random(seed), "zh", "none", free_order=True) for seed in range(50)}
+    assert len(chinese) > 40 and all("雪" in text and "跳" in text for text in chinese)
+    with pytest.raises(ValueError, match="`held_out` and `free_order` exclude each other"):
+        caption(spec, random.Random(0), held_out=True, free_order=True)
 
 
 def test_attributes_name_only_what_is_told():

@@ -373,7 +373,7 @@ def test_the_subject_replaces_the_actor_and_its_synonyms():
 
 def test_loose_captions_keep_every_word_that_matters():
     text = "downtown, a car moves left in the dark, the camera zooms in"
-    loose = [loosen(text, random.Random(seed), "en") for seed in range(40)]
+    loose = [loosen(text, random.Random(seed), "en", 0.0) for seed in range(40)]
     words = sorted(word for word in text.replace(",", "").split() if word not in FUNCTION_WORDS)
     for caption in loose:
         found = caption.replace(",", " ").replace(":", " ").split()
@@ -381,11 +381,28 @@ def test_loose_captions_keep_every_word_that_matters():
         assert "car moves left" in caption and "zooms in" in caption  # order within a clause stays
     assert len({caption.index("downtown") < caption.index("car") for caption in loose}) == 2
     assert any("the dark" not in caption for caption in loose)
-    chinese = {loosen("白天,一个企鹅在沙滩上向左移动, 镜头左摇", random.Random(seed), "zh") for seed in range(20)}
+    text = "白天,一个企鹅在沙滩上向左移动, 镜头左摇"
+    chinese = {loosen(text, random.Random(seed), "zh", 0.0) for seed in range(20)}
     assert len(chinese) > 5
     assert all(
         all(word in caption for word in ("白天", "企鹅", "沙滩上", "向左移动", "镜头左摇")) for caption in chinese
     )
+
+
+@pytest.mark.parametrize(
+    ("language", "text"), [("en", "downtown a car moves left"), ("zh", "白天企鹅向左移动镜头左摇")]
+)
+def test_loose_captions_hold_unknown_words(language, text):
+    words = text.split() if language == "en" else list(text)
+    more = fewer = total = 0
+    for seed in range(400):
+        found = loosen(text, random.Random(seed), language, 0.1)
+        found = found.split() if language == "en" else list(found)
+        more += sum(word not in words for word in found)
+        fewer += sum(word not in found for word in words if word not in FUNCTION_WORDS)
+        total += len(words)
+    assert more / total == pytest.approx(0.2, abs=0.04)  # put in, and put in another's place
+    assert fewer / total == pytest.approx(0.1, abs=0.04)
 
 
 def test_two_subjects_have_a_reference_each(ground, tmp_path):

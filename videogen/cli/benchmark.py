@@ -21,7 +21,10 @@ Minutes = Annotated[
     float | None,
     typer.Option(help="Stop after about this long; what was left out is said. By default as long as it takes."),
 ]
-Dtype = Annotated[str, typer.Option(help="Of the weights: bfloat16 or float32.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="Of the weights: bfloat16 or float32; by default whichever multiplies faster here.")
+]
+TokenizerDtype = Annotated[str, typer.Option("--dtype", help="Of the weights: bfloat16 or float32.")]
 Tokens = Annotated[str, typer.Option(help="Tokens: multiples of 1,024, K for 1,024.")]
 Models = Annotated[str | None, typer.Option(help="Rows, separated by commas; by default all.")]
 Config = Annotated[str, typer.Option(help="Name or YAML file of the configuration.")]
@@ -33,13 +36,13 @@ def backbone(
     models: Models = None,
     config: Config = "bench",
     train: Annotated[bool, typer.Option(help="Also a training step.")] = True,
-    dtype: Dtype = "bfloat16",
+    dtype: Dtype = None,
     json: Json = None,
     report: Report = None,
     max_minutes: Minutes = None,
 ) -> None:
     """One evaluation of the network against softmax twins and other models, by length."""
-    _check_dtype(dtype)
+    dtype = _settle_dtype(dtype)
     from videogen.benchmark import backbone as benchmark
     from videogen.benchmark.measure import Budget
 
@@ -55,13 +58,13 @@ def backbone(
 def blocks(
     config: Config = "base",
     tokens: Annotated[str, typer.Option(help="Length: a multiple of 1,024, K for 1,024.")] = "8K",
-    dtype: Dtype = "bfloat16",
+    dtype: Dtype = None,
     json: Json = None,
     report: Report = None,
     max_minutes: Minutes = None,
 ) -> None:
     """One block of each kind times its layers, checked against the whole network."""
-    _check_dtype(dtype)
+    dtype = _settle_dtype(dtype)
     from videogen.benchmark import backbone as benchmark
     from videogen.benchmark.measure import Budget
 
@@ -74,13 +77,13 @@ def tokenizer(
     sizes: Annotated[str, typer.Option(help="Sides of square frames in pixels, multiples of 16.")] = "256,512",
     lengths: Annotated[str, typer.Option(help="Frames, 1 plus multiples of 4.")] = "17,65,129,257,513",
     models: Models = None,
-    dtype: Dtype = "float32",
+    dtype: TokenizerDtype = "float32",
     json: Json = None,
     report: Report = None,
     max_minutes: Minutes = None,
 ) -> None:
     """Frames per second and memory of encoding and decoding, against other tokenizers of the same size."""
-    _check_dtype(dtype)
+    dtype = _settle_dtype(dtype)
     from tokenizer3d.shapes import check_num_frames
     from videogen.benchmark import tokenizer as benchmark
     from videogen.benchmark.measure import Budget
@@ -103,13 +106,13 @@ def tokenizer(
 def ops(
     lengths: Tokens = "1K,8K",
     names: Annotated[str | None, typer.Option("--ops", help="Operators, separated by commas; by default all.")] = None,
-    dtype: Dtype = "bfloat16",
+    dtype: Dtype = None,
     json: Json = None,
     report: Report = None,
     max_minutes: Minutes = None,
 ) -> None:
     """Every operator with every backend that runs here, forward and backward."""
-    _check_dtype(dtype)
+    dtype = _settle_dtype(dtype)
     from videogen.benchmark import ops as benchmark
     from videogen.benchmark.backbone import parse_lengths
     from videogen.benchmark.measure import Budget
@@ -155,14 +158,14 @@ def everything(
     def share(part: float) -> Budget:
         return Budget(max(0.1, part * whole.left() / 60))
 
-    names, lengths = list(network.MODELS), list(network.LENGTHS)
+    names, lengths, dtype = list(network.MODELS), list(network.LENGTHS), _settle_dtype(None)
     # Shares are of what is left: 5, 12, 10, 25 and 48 % of the whole.
     runs: Sequence[tuple[str, float, Callable[[Budget, Callable[[str], None]], Iterable[dict[str, Any]]]]] = (
         ("clip", 0.05, lambda budget, say: shipped.run(budget=budget, say=say)),
-        ("ops", 0.13, lambda budget, say: operators.run(budget=budget, say=say)),
-        ("blocks", 0.12, lambda budget, say: network.run_blocks("base", 8192, budget=budget, say=say)),
+        ("ops", 0.13, lambda budget, say: operators.run(dtype=dtype, budget=budget, say=say)),
+        ("blocks", 0.12, lambda budget, say: network.run_blocks("base", 8192, dtype=dtype, budget=budget, say=say)),
         ("tokenizer", 0.34, lambda budget, say: pictures.run(budget=budget, say=say)),
-        ("backbone", 1.0, lambda budget, say: network.run(lengths, names, budget=budget, say=say)),
+        ("backbone", 1.0, lambda budget, say: network.run(lengths, names, dtype=dtype, budget=budget, say=say)),
     )
     for kind, part, rows in runs:
         budget = share(part)
@@ -214,9 +217,16 @@ def _run(
         typer.echo(f"Wrote {json}.")
 
 
-def _check_dtype(dtype: str) -> None:
+def _settle_dtype(dtype: str | None) -> str:
+    """The asked-for dtype, or the faster one here."""
+    if dtype is None:
+        from videogen.benchmark.measure import best_device
+        from videogen.data.device import bfloat16_pays
+
+        return "bfloat16" if bfloat16_pays(best_device().type) else "float32"
     if dtype not in ("bfloat16", "float32"):
         raise ValueError(f"`--dtype` must be bfloat16 or float32, got {dtype!r}.")
+    return dtype
 
 
 def _numbers(text: str, option: str) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
 import re
 import unicodedata
 from collections import Counter
@@ -42,11 +43,15 @@ class BytePairTokenizer(SchedulerMixin):
 
     Args:
         merges: pairs of ids, in the order they were learnt; pair i makes id 259 + i.
+        unused: numbers of merges that are never made, see `without_unseen`; their ids stand for nothing.
+
+    Raises:
+        ValueError: a merge of ids that do not exist before it, or an unused one that there is not.
     """
 
     pad_id, bos_id, eos_id = PAD_ID, BOS_ID, EOS_ID
 
-    def __init__(self, merges: Sequence[tuple[int, int]] = ()):
+    def __init__(self, merges: Sequence[tuple[int, int]] = (), unused: Iterable[int] = ()):
         self.merges = [(int(first), int(second)) for first, second in merges]
         self._bytes: list[bytes] = [b""] * _NUM_SPECIAL + [bytes([i]) for i in range(256)]
         for index, (first, second) in enumerate(self.merges):
@@ -54,7 +59,13 @@ class BytePairTokenizer(SchedulerMixin):
             if not (_NUM_SPECIAL <= first < made and _NUM_SPECIAL <= second < made):
                 raise ValueError(f"`merges` must join ids that exist before them, got {(first, second)} for id {made}.")
             self._bytes.append(self._bytes[first] + self._bytes[second])
-        self._made = {pair: _NUM_SPECIAL + 256 + index for index, pair in enumerate(self.merges)}
+        self.unused = tuple(sorted(set(unused)))
+        if self.unused and not 0 <= self.unused[0] <= self.unused[-1] < len(self.merges):
+            raise ValueError(f"`unused` must be numbers of the {len(self.merges)} merges, got {self.unused[-1]}.")
+        left_out = set(self.unused)
+        self._made = {
+            pair: _NUM_SPECIAL + 256 + index for index, pair in enumerate(self.merges) if index not in left_out
+        }
         self._encode_piece = lru_cache(maxsize=65536)(self._merge_piece)
 
     @classmethod
@@ -90,18 +101,37 @@ class BytePairTokenizer(SchedulerMixin):
             words = [(_join(ids, best, made), count) for ids, count in words]
         return cls(merges)
 
-    def __reduce__(self) -> tuple[type[BytePairTokenizer], tuple[list[tuple[int, int]]]]:
-        return type(self), (self.merges,)  # its cache does not travel between processes
+    def __reduce__(self) -> tuple[type[BytePairTokenizer], tuple[list[tuple[int, int]], tuple[int, ...]]]:
+        return type(self), (self.merges, self.unused)  # its cache does not travel between processes
 
     @property
     def vocab_size(self) -> int:
         return len(self._bytes)
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of `text` with begin and end, of whatever length."""
+    def without_unseen(self, texts: Iterable[str]) -> BytePairTokenizer:
+        """This tokenizer without the merges that none of `texts` goes through.
+
+        The texts are encoded as before. A word that is not in them falls into smaller pieces, which a model trained on the texts
+        has met, instead of becoming an id whose embedding was never trained.
+        """
+        made: set[int] = set()
+        for piece in {piece for text in texts for piece in _pieces(text)}:
+            self._merge_piece(piece, made=made)
+        seen = {number - _NUM_SPECIAL - 256 for number in made}
+        return type(self)(self.merges, [index for index in range(len(self.merges)) if index not in seen])
+
+    def encode(self, text: str, dropout: float = 0.0, chooser: random.Random | None = None) -> list[int]:
+        """Ids of `text` with begin and end, of whatever length.
+
+        Args:
+            text: any.
+            dropout: share of the possible merges that is skipped each time, 0 to 1: other pieces for the same words (BPE-dropout,
+                Provilkov et al. 2020, arXiv 1910.13267), so that a model learns what the parts of words mean.
+            chooser: draws what is skipped; needed with `dropout`.
+        """
         ids = [BOS_ID]
         for piece in _pieces(text):
-            ids.extend(self._encode_piece(piece))
+            ids.extend(self._merge_piece(piece, dropout, chooser) if dropout else self._encode_piece(piece))
         ids.append(EOS_ID)
         return ids
 
@@ -109,13 +139,21 @@ class BytePairTokenizer(SchedulerMixin):
         """The normalised text; special ids vanish, and bytes that are no UTF-8 become U+FFFD."""
         return b"".join(self._bytes[int(i)] for i in ids).decode("utf-8", errors="replace").removeprefix(" ")
 
-    def __call__(self, texts: str | Sequence[str], max_length: int | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self,
+        texts: str | Sequence[str],
+        max_length: int | None = None,
+        dropout: float = 0.0,
+        chooser: random.Random | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Encodes and pads.
 
         Args:
             texts: B texts, or one.
             max_length: S, begin and end included, at least 2; a longer text loses its tail (never its end id), which is
                 logged as a warning; `len(encode(text))` tells beforehand. None = the longest text.
+            dropout: see `encode`; a text that would not fit in pieces is encoded without.
+            chooser: likewise.
 
         Returns:
             ids [B, S] int64 and mask [B, S] bool, True = a real token. The empty text is begin and end.
@@ -125,7 +163,9 @@ class BytePairTokenizer(SchedulerMixin):
         """
         if isinstance(texts, str):
             texts = [texts]
-        rows = [self.encode(text) for text in texts]
+        rows = [self.encode(text, dropout, chooser) for text in texts]
+        if dropout and max_length is not None:
+            rows = [self.encode(text) if len(row) > max_length else row for text, row in zip(texts, rows, strict=True)]
         if max_length is None:
             max_length = max((len(row) for row in rows), default=2)
         if max_length < 2:
@@ -145,7 +185,7 @@ class BytePairTokenizer(SchedulerMixin):
         """Writes `tokenizer.json` into `save_directory`, which is made if need be."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        content = {"format": _FORMAT, "merges": self.merges}
+        content = {"format": _FORMAT, "merges": self.merges, "unused": self.unused}
         (folder / _FILE_NAME).write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
 
     @classmethod
@@ -163,19 +203,32 @@ class BytePairTokenizer(SchedulerMixin):
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise ValueError(f"{_FILE_NAME} must have the format {_FORMAT!r}; save it again with `save_pretrained`.")
-        return cls(content["merges"])
+        return cls(content["merges"], content.get("unused", ()))
 
-    def _merge_piece(self, piece: str) -> tuple[int, ...]:
+    def _merge_piece(
+        self,
+        piece: str,
+        dropout: float = 0.0,
+        chooser: random.Random | None = None,
+        made: set[int] | None = None,
+    ) -> tuple[int, ...]:
+        """`made` gets the ids of all merges on the way."""
         ids = [_NUM_SPECIAL + byte for byte in _utf8(piece)]
         while len(ids) > 1:
             # The pair that was learnt first has the smallest id.
-            made, pair = min(
-                ((self._made[pair], pair) for pair in pairwise(ids) if pair in self._made),
+            number, pair = min(
+                (
+                    (self._made[pair], pair)
+                    for pair in pairwise(ids)
+                    if pair in self._made and not (chooser is not None and chooser.random() < dropout)
+                ),
                 default=(0, None),
             )
             if pair is None:
                 break
-            ids = _join(ids, pair, made)
+            ids = _join(ids, pair, number)
+            if made is not None:
+                made.add(number)
         return tuple(ids)
 
 

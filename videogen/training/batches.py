@@ -14,8 +14,8 @@ import hashlib
 import math
 import random
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -33,6 +33,35 @@ FUNCTION_WORDS = frozenset(
     ["a", "an", "the", "in", "on", "at", "by", "to", "of", "is", "and", "under", "during", "among"]
 )
 """English words that a loosened caption may lose."""
+
+ONSETS = (
+    "b",
+    "br",
+    "d",
+    "f",
+    "fl",
+    "g",
+    "gr",
+    "h",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "pr",
+    "r",
+    "s",
+    "sh",
+    "st",
+    "t",
+    "tr",
+    "v",
+    "w",
+    "y",
+)
+VOWELS = ("a", "e", "i", "o", "u", "ea", "oo", "ai")
+CODAS = ("", "", "n", "r", "s", "t", "ck", "ll", "ng", "ing", "ed", "ly", "land")
+"""Of the words that a loosened caption invents."""
 
 TWO_SUBJECTS_SHARE = 0.35
 """Of the micro-batches with references, where clips show two actors."""
@@ -52,6 +81,7 @@ class Draw:
         num_known: how many of the video's first latent frames are known.
         guides: numbers of the guides that are appended.
         num_references: pictures of subjects that are appended.
+        text_seed: of the pieces that words are cut into; None = the usual ones.
     """
 
     task: str
@@ -63,6 +93,7 @@ class Draw:
     num_known: int
     guides: tuple[int, ...]
     num_references: int
+    text_seed: int | None = None
 
 
 @dataclass
@@ -76,6 +107,7 @@ class Batch:
         captions: B texts; "" where dropped.
         indices: clip numbers.
         text: `captions` as ids and mask `[B, S]`, where they were tokenised ahead.
+        text_seed: see `Draw`.
     """
 
     task: str
@@ -84,6 +116,7 @@ class Batch:
     captions: list[str]
     indices: list[int]
     text: tuple[Tensor, Tensor] | None = None
+    text_seed: int | None = None
 
 
 class ClipList(Protocol):
@@ -202,7 +235,8 @@ class BatchDrawer:
         indices = self._choose(chooser, step, size)
         # The layout (which guides, how much is known) is shared by the ranks, like the task.
         layout = random.Random(derive_seed("layout", self.config.seed, step, micro))
-        return self._draw(task, indices, chooser, layout, step)
+        draw = self._draw(task, indices, chooser, layout, step)
+        return replace(draw, text_seed=derive_seed("pieces", self.config.seed, step, micro, rank))
 
     def _choose(self, chooser: random.Random, step: int, count: int) -> list[int]:
         """Clip numbers, those of emphasised stories as much more often as `data.emphasis` says."""
@@ -282,13 +316,14 @@ class BatchDrawer:
         language = "zh" if chooser.random() < data.chinese_share else "en"
         by_vector = chooser.random() < data.camera_vector_share
         style = "none" if by_vector or task == "image" else "words"
-        text = caption(spec, chooser, language=language, style=style)  # type: ignore[arg-type]
+        loose = chooser.random() < data.loose_caption_share
+        text = caption(spec, chooser, language, style, free_order=loose)  # type: ignore[arg-type]
         if task == "subject" and num_subjects == 1:
             text = name_the_subject(text, spec.actors[0].name, language)
         elif task == "subject":
             for number, actor in enumerate(spec.actors, 1):
                 text = name_the_subject(text, actor.name, language, number)
-        if chooser.random() < data.loose_caption_share:
+        if loose:
             text = loosen(text, chooser, language)
         told = by_vector and spec.camera_told and task != "image"
         return text, spec.camera if told else ()
@@ -353,15 +388,20 @@ def assemble(draw: Draw, latents: Latents, data: DataConfig, scale_factor_tempor
         device=video.device,
     )
     sample = torch.cat([video, frames.latents[:, :, num_latent_frames:]], dim=2)
-    return Batch(draw.task, frames, sample, draw.captions, draw.indices)
+    return Batch(draw.task, frames, sample, draw.captions, draw.indices, text_seed=draw.text_seed)
 
 
 def tokenize(
-    text_tokenizer: Any, captions: Sequence[str], config: TrainConfig, multiple: int = 1
+    text_tokenizer: Any,
+    captions: Sequence[str],
+    config: TrainConfig,
+    multiple: int = 1,
+    text_seed: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Ids and mask `[B, S]`, S no longer than the longest caption asks for, rounded up to a `multiple`; in a compiled run, which
     wants few shapes, the most there may be."""
-    ids, mask = text_tokenizer(captions, max_length=config.text.max_length)
+    dropout = 0.0 if text_seed is None else config.text.piece_dropout
+    ids, mask = text_tokenizer(captions, config.text.max_length, dropout, random.Random(text_seed))
     longest = ids.shape[1] if config.compile else -(-int(mask.sum(1).max()) // multiple) * multiple
     return ids[:, :longest], mask[:, :longest]
 
@@ -396,24 +436,59 @@ class BatchMaker(BatchDrawer):
         """Nothing is open."""
 
 
-def loosen(caption: str, chooser: random.Random, language: str) -> str:
-    """A caption as hurried people write it: clauses in another order, other marks between them, small words missing.
+def loosen(caption: str, chooser: random.Random, language: str, unknown_share: float = 0.05) -> str:
+    """A caption as people write it who do not know the grammar: clauses in another order, other marks between them, small words
+    missing, and words among them that mean nothing to the model, some of them instead of others.
 
-    The grammar's few word orders would otherwise be learnt as such, and a prompt in another order be misread.
+    The grammar's few phrases would otherwise be learnt as such, and a prompt with an unknown word in it be misread.
+
+    Args:
+        caption: of the grammar.
+        chooser: makes every decision.
+        language: "en" or "zh".
+        unknown_share: how many invented words there are for every word (in Chinese, for every character), and how many words
+            are replaced by one.
     """
     clauses = [clause.strip() for clause in caption.split(",")]
     chooser.shuffle(clauses)
     if language == "zh":
         clauses = [re.sub("一个|的|在", lambda m: "" if chooser.random() < 0.3 else m[0], clause) for clause in clauses]
+        clauses = ["".join(_with_unknown(clause, chooser, unknown_share, _unknown_character)) for clause in clauses]
     else:
         split = [clause.split() for clause in clauses]
         kept = [[w for w in words[:-1] if w not in FUNCTION_WORDS or chooser.random() > 0.3] for words in split]
-        clauses = [" ".join(short + words[-1:]) for short, words in zip(kept, split, strict=True)]
+        clauses = [
+            " ".join(_with_unknown(short + words[-1:], chooser, unknown_share, _unknown_word))
+            for short, words in zip(kept, split, strict=True)
+        ]
     marks = (",", ",", ":", "。") if language == "zh" else (", ", ", ", ": ", " and ")
     text, *others = filter(None, clauses)
     for clause in others:
         text += chooser.choice(marks) + clause
     return text
+
+
+def _with_unknown(
+    words: Sequence[str], chooser: random.Random, share: float, unknown: Callable[[random.Random], str]
+) -> list[str]:
+    """The words with unknown ones put between them, and some replaced by such, `share` of each."""
+    found = []
+    for word in words:
+        if chooser.random() < share:
+            found.append(unknown(chooser))
+        found.append(unknown(chooser) if chooser.random() < share else word)
+    return found
+
+
+def _unknown_word(chooser: random.Random) -> str:
+    """An invented English word of one to three syllables."""
+    syllables = chooser.choice((1, 2, 2, 3))
+    word = "".join(chooser.choice(ONSETS) + chooser.choice(VOWELS) for _ in range(syllables))
+    return word + chooser.choice(CODAS)
+
+
+def _unknown_character(chooser: random.Random) -> str:
+    return chr(chooser.randrange(0x4E00, 0x9FA6))
 
 
 def name_the_subject(caption: str, actor: str, language: str, number: int = 0) -> str:
@@ -442,8 +517,15 @@ def _actor_patterns(actor: str, language: str) -> list[re.Pattern[str]]:
     return [re.compile(rf"\ban? {re.escape(name)}\b") for name in sorted(names, key=len, reverse=True)]
 
 
-def caption_corpus(config: TrainConfig) -> list[str]:
-    """Texts to train the text tokenizer on: captions of the first and last rung of Stage in both languages, or the folder's."""
+def caption_corpus(config: TrainConfig, rung_only: bool = False) -> list[str]:
+    """Texts to train the text tokenizer on: captions of the first and last rung of Stage in both languages, or the folder's.
+
+    Held-out words are not among them: they would become ids whose embedding no caption trains.
+
+    Args:
+        config: of the run.
+        rung_only: captions of the run's own rung, as training words them; what a tokenizer is then rid of the rest by.
+    """
     if config.data.source == "folder":
         from videogen.data.folder import read_captions
 
@@ -453,10 +535,11 @@ def caption_corpus(config: TrainConfig) -> list[str]:
 
     chooser = random.Random(derive_seed("corpus", config.seed))
     texts = []
-    vocabularies = list(rungs().values())
+    vocabularies = [rungs()[config.data.rung]] if rung_only else list(rungs().values())
     for i in range(config.text.corpus_size):
-        spec = sample_spec(chooser, vocabularies[-1 - i % 2 * (len(vocabularies) - 1)], "any")
+        vocabulary = vocabularies[-1 - i % 2 * (len(vocabularies) - 1)]
+        spec = sample_spec(chooser, vocabulary, "train" if rung_only else "any")
         for language in ("en", "zh"):
-            text = caption(spec, chooser, language=language, held_out=chooser.random() < 0.1)  # type: ignore[arg-type]
+            text = caption(spec, chooser, language=language)  # type: ignore[arg-type]
             texts.append(name_the_subject(text, spec.actors[0].name, language) if i % 8 == 0 else text)
     return texts

@@ -40,7 +40,7 @@ class DataConfig(Section):
         mid_clip_share: share of clips that also get a window cut from mid-clip (task "extend").
         chinese_share: share of Chinese captions (Stage).
         camera_vector_share: share of clips whose camera move is told by vector instead of words (Stage).
-        loose_caption_share: share of captions with clauses in any order and small words left out (Stage).
+        loose_caption_share: share of captions in free order, small words left out, unknown words put in (Stage).
         caption_dropout: share of clips trained without text and camera, for guidance.
         emphasis: words of the rung's vocabulary (motions, camera commands, actors, ...) and how much more often than the others
             the clips that show them are drawn, e.g. `{jumps: 1.5, Static shot: 0.5}` (Stage).
@@ -92,11 +92,19 @@ class DataConfig(Section):
 
 
 class TextConfig(Section):
-    """The text tokenizer, trained at the start of a run on the captions."""
+    """The text tokenizer, trained at the start of a run on the captions.
+
+    Attributes:
+        vocab_size: ids.
+        max_length: tokens of a caption, begin and end included.
+        corpus_size: how many clips are put into words for it (Stage).
+        piece_dropout: share of merges that is skipped in training, see `BytePairTokenizer.encode`.
+    """
 
     vocab_size: int = Field(default=1024, ge=300)
     max_length: int = Field(default=72, ge=4)
     corpus_size: int = Field(default=4000, ge=1)
+    piece_dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class FlowConfig(Section):

@@ -134,7 +134,7 @@ class StreamWork:
         for micro in range(self.config.accumulation):
             draw = self.drawer.training_draw(key, micro, self.clips.rank)
             # Eights, since attention likes aligned lengths.
-            ids, mask = tokenize(self.text_tokenizer, draw.captions, self.config, multiple=8)
+            ids, mask = tokenize(self.text_tokenizer, draw.captions, self.config, 8, draw.text_seed)
             draws.append((draw, ids.numpy(), mask.numpy()))
         return StepWork(self.group(self.clips.numbers(key)), draws)
 

@@ -180,6 +180,8 @@ class Trainer:
                 tokenizer = BytePairTokenizer.from_pretrained(str(Path(init_from) / "tokenizer"))
             else:
                 tokenizer = BytePairTokenizer.train(caption_corpus(config), config.text.vocab_size)
+            seen = caption_corpus(config, rung_only=True)
+            tokenizer = BytePairTokenizer(tokenizer.merges).without_unseen(seen)
             tokenizer.save_pretrained(str(saved))
             (saved / ".complete").touch()
         self.accelerator.wait_for_everyone()
@@ -222,7 +224,7 @@ class Trainer:
     def loss(self, batch: Batch, sigmas: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Scalar loss and the squared error per clip `[B]` of a batch noised to `sigmas [B]`."""
         noise = torch.randn(batch.sample.shape, generator=generator, device=generator.device).to(self.device)
-        ids, mask = tokenize(self.text_tokenizer, batch.captions, self.config) if batch.text is None else batch.text
+        ids, mask = batch.text or tokenize(self.text_tokenizer, batch.captions, self.config, text_seed=batch.text_seed)
         ids, mask, sigmas = (to_device(tensor, self.device) for tensor in (ids, mask, sigmas))
         sample, frames = batch.sample.to(self.device), batch.frames.to(self.device)
         noisy, timestep = add_noise(sample, noise, sigmas, frames.known)

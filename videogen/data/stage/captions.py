@@ -168,6 +168,28 @@ _ORDERS_ZH = (
 )
 
 
+def _fields(template: str) -> tuple[str, ...]:
+    return tuple("motion" if name == "ing" else name for name in re.findall(r"{(\w+)}", template))
+
+
+# Held-out word orders stay unseen in captions of free order, too.
+_KEPT_ORDERS = {_fields(template) for template in (*_ORDERS_EN[1], *_ORDERS_ZH[1])}
+_FREE_MARKS_EN = (" ", " ", " ", ", ", ", ", ": ", " and ")
+_FREE_MARKS_ZH = ("", "", ",", ",", ",", ":")
+
+
+def _free_order(generator: random.Random, parts: dict[str, str], marks: tuple[str, ...]) -> str:
+    """The parts in any order but the held-out ones."""
+    names = [name for name, text in parts.items() if text]
+    generator.shuffle(names)
+    while tuple(names) in _KEPT_ORDERS:
+        generator.shuffle(names)
+    text = parts[names[0]]
+    for name in names[1:]:
+        text += generator.choice(marks) + parts[name]
+    return text
+
+
 def _pick(generator: random.Random, choices: tuple[list, list], held_out: bool):
     return generator.choice(choices[1] if held_out else choices[0])
 
@@ -200,7 +222,7 @@ def _camera_words(generator: random.Random, spec: ClipSpec, language: Language, 
     return then.join(together.join(_pick(generator, table[c], held_out) for c in group) for group in spec.camera)
 
 
-def _english(generator: random.Random, spec: ClipSpec, held_out: bool, show_light: bool) -> str:
+def _english(generator: random.Random, spec: ClipSpec, held_out: bool, show_light: bool, free: bool) -> str:
     actor = spec.actors[0]
     finite, ing = _pick(generator, _MOTIONS_EN[actor.motion], held_out)
     if actor.speed != "normal":
@@ -212,10 +234,15 @@ def _english(generator: random.Random, spec: ClipSpec, held_out: bool, show_ligh
         side = spec.relation if generator.random() < 0.5 else f"to the {spec.relation}"
         subject = f"{subject} {side} {other}"
     light = _pick(generator, _LIGHTS_EN[spec.light], held_out) if show_light else ""
-    text = _pick(generator, _ORDERS_EN, held_out).format(
-        actor=subject, motion=finite, ing=ing, scene=_pick(generator, _SCENES_EN[spec.scene], held_out), light=light
-    )
-    text = text.replace(" ,", ",").replace("  ", " ").strip(" ,:")
+    order = None if free else _pick(generator, _ORDERS_EN, held_out)
+    scene = _pick(generator, _SCENES_EN[spec.scene], held_out)
+    if order is None:
+        motion = generator.choice((finite, ing))
+        parts = {"actor": subject, "motion": motion, "scene": scene, "light": light}
+        text = _free_order(generator, parts, _FREE_MARKS_EN)
+    else:
+        text = order.format(actor=subject, motion=finite, ing=ing, scene=scene, light=light)
+        text = text.replace(" ,", ",").replace("  ", " ").strip(" ,:")
     if spec.event == "enters":
         other = _with_article(_actor_names(generator, spec.actors[1].name, "en", held_out))
         text += generator.choice([f", then {other} comes in", f", {other} enters", f" and then {other} appears"])
@@ -224,7 +251,7 @@ def _english(generator: random.Random, spec: ClipSpec, held_out: bool, show_ligh
     return text
 
 
-def _chinese(generator: random.Random, spec: ClipSpec, held_out: bool, show_light: bool) -> str:
+def _chinese(generator: random.Random, spec: ClipSpec, held_out: bool, show_light: bool, free: bool) -> str:
     actor = spec.actors[0]
     motion = _pick(generator, _MOTIONS_ZH[actor.motion], held_out)
     if actor.speed != "normal":
@@ -234,10 +261,15 @@ def _chinese(generator: random.Random, spec: ClipSpec, held_out: bool, show_ligh
         side = "左边" if spec.relation == "left of" else "右边"
         subject = f"一个{_actor_names(generator, spec.actors[1].name, 'zh', held_out)}{side}的{subject}"
     light = _pick(generator, _LIGHTS_ZH[spec.light], held_out) if show_light else ""
-    text = _pick(generator, _ORDERS_ZH, held_out).format(
-        actor=subject, motion=motion, scene=_pick(generator, _SCENES_ZH[spec.scene], held_out), light=light
-    )
-    text = text.strip(",").removeprefix("的").replace(",,", ",")
+    order = None if free else _pick(generator, _ORDERS_ZH, held_out)
+    scene = _pick(generator, _SCENES_ZH[spec.scene], held_out)
+    if order is None:
+        scene, motion = (generator.choice(("在", "")) + part for part in (scene, motion))
+        parts = {"actor": subject, "motion": motion, "scene": scene, "light": light}
+        text = _free_order(generator, parts, _FREE_MARKS_ZH)
+    else:
+        text = order.format(actor=subject, motion=motion, scene=scene, light=light)
+        text = text.strip(",").removeprefix("的").replace(",,", ",")
     if spec.event == "enters":
         other = "一个" + _actor_names(generator, spec.actors[1].name, "zh", held_out)
         text += generator.choice([f",然后{other}进来", f",{other}出现"])
@@ -252,6 +284,7 @@ def caption(
     language: Language = "en",
     style: CameraStyle = "words",
     held_out: bool = False,
+    free_order: bool = False,
 ) -> str:
     """Puts a clip into words.
 
@@ -261,16 +294,19 @@ def caption(
         language: "en" or "zh".
         style: How the camera move is told; see the module's docstring.
         held_out: Use only synonyms and word orders that training never shows (for the *words* split).
+        free_order: Tell actor, motion, scene and light in any order but those, whatever the grammar says.
 
     Raises:
-        ValueError: If `language` or `style` is unknown.
+        ValueError: If `language` or `style` is unknown, or a free order is to be a held-out one.
     """
     if language not in ("en", "zh"):
         raise ValueError(f"`language` must be 'en' or 'zh', got {language!r}.")
     if style not in ("words", "bracket", "none"):
         raise ValueError(f"`style` must be 'words', 'bracket' or 'none', got {style!r}.")
+    if held_out and free_order:
+        raise ValueError("`held_out` and `free_order` exclude each other: held-out word orders are fixed.")
     show_light = spec.light != "day" or held_out or generator.random() < 0.6
-    text = (_english if language == "en" else _chinese)(generator, spec, held_out, show_light)
+    text = (_english if language == "en" else _chinese)(generator, spec, held_out, show_light, free_order)
     if style == "none" or not spec.camera_told:
         return text
     if style == "words":
