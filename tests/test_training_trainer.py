@@ -450,10 +450,12 @@ def test_settings_are_checked_and_overridden(ground, tmp_path):
         load_config(tmp_path / "no.yaml")
 
 
-def test_the_shipped_configuration_is_valid():
-    config = load_config("configs/train/t2v_tiny_cpu.yaml")
+@pytest.mark.parametrize("name", ["t2v_tiny_cpu", "t2v_tiny_gpu", "folder_tiny_cpu"])
+def test_the_committed_configurations_are_valid(name):
+    config = load_config(f"configs/train/{name}.yaml")
     assert config.data.num_frames == 17
     assert sum(config.tasks.values()) == pytest.approx(1.0)
+    assert (config.data.source == "folder") == name.startswith("folder")
 
 
 # A folder of videos
