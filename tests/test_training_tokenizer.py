@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tiny_models import fill_zeros, tiny_text, tiny_transformer
 
 from tokenizer3d.losses import actor_weight, latent_penalty, reconstruction_loss, smoothness_penalty
 from videogen.data.video import write_video
 from videogen.training import schedule, tokenizer_clips
 from videogen.training import tokenizer as training
+from videogen.training.generator_errors import GeneratorConfig, GeneratorErrors
 from videogen.training.schedule import TimeBox
 
 SMALL = {
@@ -96,6 +98,54 @@ def test_a_frozen_encoder_keeps_latents_and_statistics(tmp_path):
     assert not torch.equal(second.decode(latents).sample, first.decode(latents).sample)
     with pytest.raises(ValueError, match="`freeze_encoder` needs trained weights"):
         training.train_tokenizer(config)
+
+
+@pytest.fixture
+def generator_folder(tmp_path):
+    torch.manual_seed(0)
+    transformer = tiny_transformer()
+    fill_zeros(transformer)
+    text_encoder, tokenizer = tiny_text()
+    for name, part in (("transformer", transformer), ("text_encoder", text_encoder), ("tokenizer", tokenizer)):
+        part.save_pretrained(tmp_path / "generator" / name)
+    return tmp_path / "generator"
+
+
+def test_a_decoder_learns_from_what_a_generator_makes_of_latents(tmp_path, generator_folder, monkeypatch):
+    training.train_tokenizer(small_config(output=str(tmp_path / "first"), steps=4))
+    model = training.load_tokenizer(tmp_path / "first")
+    latents = model.encode(torch.rand(2, 3, 9, 32, 32) * 2 - 1).latents
+
+    def errors(share: float = 1.0, max_sigma: float = 0.4, seed: int = 0) -> torch.Tensor:
+        config = GeneratorConfig(weights=str(generator_folder), share=share, max_sigma=max_sigma, steps=2)
+        made = GeneratorErrors(config, model, torch.device("cpu"))(latents, torch.Generator().manual_seed(seed))
+        return model.normalize(made) - model.normalize(latents)
+
+    assert not errors(share=0.0).any()
+    assert torch.equal(errors(), errors()) and not torch.equal(errors(), errors(seed=1))
+    assert 0 < errors(max_sigma=0.05).square().mean() < errors(max_sigma=0.9).square().mean()
+
+    seen = []
+    make = GeneratorErrors.__call__
+    monkeypatch.setattr(GeneratorErrors, "__call__", lambda *args: seen.append(args[1].shape) or make(*args))
+    batches = [{"size": 48, "batch_size": 2, "num_frames": 9}, {"size": 32, "batch_size": 2, "num_frames": 9}]
+    config = small_config(output=str(tmp_path / "second"), steps=8, batches=batches, freeze_encoder=True)
+    config = config.model_copy(update={"generator": GeneratorConfig(weights=str(generator_folder), share=0.5)})
+    training.train_tokenizer(config, init_from=tmp_path / "first")
+    assert 0 < len(seen) < 8 and set(seen) == {(2, 8, 3, 3, 3)}  # whole clips only
+    second = training.load_tokenizer(tmp_path / "second")
+    assert all(torch.equal(a, b) for a, b in zip(model.encoder.parameters(), second.encoder.parameters(), strict=True))
+    assert not torch.equal(second.decode(latents).sample, model.decode(latents).sample)
+
+
+def test_a_generator_must_fit(tmp_path, generator_folder):
+    with pytest.raises(ValueError, match="`generator` needs `freeze_encoder`"):
+        small_config(generator={"weights": str(generator_folder)})
+    with pytest.raises(ValueError, match="`weights` must be a folder of exported weights"):
+        small_config(generator={"weights": str(tmp_path)}, freeze_encoder=True)
+    other = training.CausalVideoAutoencoder(**{**SMALL["model"], "latent_channels": 4})
+    with pytest.raises(ValueError, match="trained on latents of 4 channels"):
+        GeneratorErrors(GeneratorConfig(weights=str(generator_folder)), other, torch.device("cpu"))
 
 
 def test_a_time_box_stops_and_decays(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ Shapes: B batch; C channels; F, H, W pixel frames, height, width; f, h, w latent
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -387,7 +387,11 @@ class CausalVideoAutoencoder(ModelMixin, ConfigMixin):
             yield self._blend(pieces, tiles, h, w, 16).clamp(-1, 1)
 
     def forward_train(
-        self, video: Tensor, noise: float = 0.0, generator: torch.Generator | None = None
+        self,
+        video: Tensor,
+        noise: float = 0.0,
+        generator: torch.Generator | None = None,
+        corrupt: Callable[[Tensor, torch.Generator | None], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Encode and decode a clip in one piece, with gradients.
 
@@ -396,17 +400,19 @@ class CausalVideoAutoencoder(ModelMixin, ConfigMixin):
             noise: each clip's latents get Gaussian noise of uniform(0, noise) times their channel's standard deviation
                 over the batch, so that the decoder forgives a generator's small errors.
             generator: for the noise.
+            corrupt: called with the latents and `generator` before the noise; what it returns is decoded, and no gradient
+                reaches the encoder through it unless it lets one.
 
         Returns:
             (reconstruction, not clamped, float32; latents without noise [B, C, f, h, w]).
         """
         latents = self.encode_chunk(video)
-        noisy = latents
+        noisy = latents if corrupt is None else corrupt(latents, generator)
         if noise > 0:
             level = torch.rand(len(video), 1, 1, 1, 1, generator=generator, device=latents.device) * noise
             gauss = torch.randn(latents.shape, generator=generator, device=latents.device)
             std = latents.detach().float().std(dim=(0, 2, 3, 4), keepdim=True)
-            noisy = latents + (level * std * gauss).to(latents.dtype)
+            noisy = noisy + (level * std * gauss).to(latents.dtype)
         return self.decode_chunk(noisy).float(), latents
 
     def forward(self, video: Tensor) -> Tensor:

@@ -42,6 +42,7 @@ from videogen.training.checkpoint import (
 from videogen.training.config import Section, apply_overrides, check_settings, read_yaml
 from videogen.training.ema import ExponentialMovingAverage
 from videogen.training.export import SHARD_SIZE
+from videogen.training.generator_errors import GeneratorConfig, GeneratorErrors
 from videogen.training.metrics import TOKENIZER_PLOTS, MetricsFile, plot_metrics
 from videogen.training.muon import Muon
 from videogen.training.schedule import TimeBox, lr_scale
@@ -127,6 +128,7 @@ class TokenizerTrainConfig(Section):
             picture. 0: all channels alike, noise hides all detail at once; 1: as in pixels, noise hides fine detail first.
         freeze_encoder: improve the decoder alone (with `--init-from`): latents, their statistics and every generator trained
             on them stay valid.
+        generator: train the decoder on what this model makes of the latents, too (with `freeze_encoder`).
     """
 
     task: Literal["tokenizer"] = "tokenizer"
@@ -156,6 +158,7 @@ class TokenizerTrainConfig(Section):
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"
     compile: bool = False
     freeze_encoder: bool = False
+    generator: GeneratorConfig | None = None
     device: str = "auto"
     log_every: int = Field(20, ge=1)
     validate_every: int = Field(200, ge=1)
@@ -170,6 +173,8 @@ class TokenizerTrainConfig(Section):
         largest = max(batch.size for batch in self.batches)
         if largest > min(self.height, self.width):
             raise ValueError(f"`batches` must not be larger than the clips, got the size {largest}; raise `height`.")
+        if self.generator is not None and not self.freeze_encoder:
+            raise ValueError("`generator` needs `freeze_encoder`: it was trained on the latents as they are.")
         if self.decay_steps > self.steps:
             raise ValueError(f"`decay_steps` must be at most `steps`, got {self.decay_steps} and {self.steps}.")
         return self
@@ -315,6 +320,8 @@ def train_tokenizer(
         model.encoder.compile(dynamic=False)
         model.decoder.compile(dynamic=False)
     noise = torch.Generator(device)
+    errors = None if config.generator is None else GeneratorErrors(config.generator, model, device)
+    whole = (config.num_frames, config.height, config.width)
     scores: dict[str, float] = {}
     clips, mark = 0, time.monotonic()
     sums: dict[str, Tensor] = {}
@@ -364,7 +371,8 @@ def train_tokenizer(
                     weight = actor_weight(boxes, video.shape, config.loss.actor_weight)
                 noise.manual_seed((config.seed << 32) + step)
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    sample, latents = model.forward_train(video, config.loss.noise, noise)
+                    corrupt = errors if video.shape[2:] == whole else None
+                    sample, latents = model.forward_train(video, config.loss.noise, noise, corrupt)
                 parts = reconstruction_loss(sample, video, weight, config.loss.mse_weight, config.loss.band_weight)
                 loss = parts.pop("total")
                 if config.loss.penalty_weight > 0 and not config.freeze_encoder:
