@@ -21,6 +21,7 @@ from videogen.conditioning.camera import (
     parse_camera,
     pool_camera,
 )
+from videogen.conditioning.camera_words import read_camera_words
 
 if TYPE_CHECKING:  # checking a request is for programs without torch too (the server's front)
     import torch
@@ -218,12 +219,14 @@ def make_generators(
 def read_camera(prompt: str, camera: CameraInput | None) -> tuple[CameraPlan, CameraInput | None]:
     """The camera plan of a prompt and of the argument `camera`, and the vectors where those were passed.
 
+    Without commands in brackets or in the argument, moves told in plain words are read as commands (`read_camera_words`).
+
     Raises:
         ValueError: both the prompt and the argument name commands, or a command is wrong (see `parse_camera`).
     """
     plan = parse_camera(prompt)
     if camera is None:
-        return plan, None
+        return read_camera_words(plan), None
     if plan.segments:
         raise ValueError(
             "`camera` and the brackets in `prompt` must not both name camera commands; keep one of the two."
