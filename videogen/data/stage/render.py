@@ -43,6 +43,7 @@ CAMERA_SPEED = {
     "shake": SHAKE_HEIGHT,
 }
 MOTION_SPEED = {"slow": 0.55, "normal": 1.0, "fast": 1.7}
+_TAKE_OFF = 0.12  # a clip begins at most this far into the first jump, in jumps
 _ACTOR_TINT = {"day": (1.0, 1.0, 1.0), "sunset": (1.0, 0.84, 0.72), "night": (0.62, 0.68, 0.88)}
 
 
@@ -109,7 +110,7 @@ def _actor_track(
         x = center + sign * 0.5 * rate * (times - duration / 2)
     elif motion == "jumps":
         period = 0.75 / rate
-        y = -0.36 * np.abs(np.sin(np.pi * (times / period + rng.uniform(0, 1))))
+        y = -0.36 * np.abs(np.sin(np.pi * (times / period + rng.uniform(0, _TAKE_OFF))))  # from the ground
     elif motion == "spins":
         turn = rng.choice((-1, 1)) * 2 * np.pi * 0.6 * rate * times
     elif motion in ("moves up", "moves down"):

@@ -81,7 +81,11 @@ def check(frames: np.ndarray, fps: float, asked: Mapping[str, Any], vocabulary: 
     camera = camera_motion(frames, fps, boxes)
     subject = next((track for track in tracks if track.name in wanted[:1]), tracks[0] if tracks else None)
     num_segments = len(asked["camera"]) if asked.get("camera") else None
-    moves = movement(subject, camera, fps, num_segments) if subject is not None and camera is not None else None
+    moves = (
+        movement(subject, camera, fps, num_segments, vocabulary.max_camera_segments)
+        if subject is not None and camera is not None
+        else None
+    )
 
     found = [track.name for track in tracks]
     verdicts = {}
@@ -98,7 +102,7 @@ def check(frames: np.ndarray, fps: float, asked: Mapping[str, Any], vocabulary: 
     speed = moves.speed if moves is not None and motion == asked.get("motion") else None
     verdicts["speed"] = Verdict(speed is not None and speed == asked.get("speed"), speed)
     if asked.get("camera") is not None:
-        seen = _camera(camera, asked["camera"], len(frames), moves)
+        seen = _camera(camera, asked["camera"], moves)
         right = seen is not None and all(
             set(a) - {"Static shot"} == set(b) for a, b in zip(asked["camera"], seen, strict=True)
         )
@@ -224,19 +228,14 @@ def _light(scenery: Scenery, num_frames: int, event: str | None) -> str | None:
     return LIGHTS[index] if index is not None and steady else None
 
 
-def _camera(
-    camera: CameraMotion | None, asked: list[list[str]], num_frames: int, moves: Movement | None
-) -> list[list[str]] | None:
+def _camera(camera: CameraMotion | None, asked: list[list[str]], moves: Movement | None) -> list[list[str]] | None:
     """The commands seen in each of the asked segments; `None` if undetermined."""
     if camera is None or camera.inliers < 0.6 or camera.num_tracks < 8:
         return None
-    segment = np.minimum(np.arange(num_frames) * len(asked) // num_frames, len(asked) - 1)
     seen = []
-    for index in range(len(asked)):
-        frames = np.flatnonzero(segment == index)
-        start, stop = int(frames[0]), int(min(frames[-1] + 1, num_frames - 1))
-        commands = ["Shake"] if camera.shakes(start, stop) else []
-        rates = camera.explained(start, stop)
+    parts = zip(asked, camera.shakes(len(asked)), camera.explained(len(asked)), strict=True)
+    for wanted, shakes, rates in parts:
+        commands = ["Shake"] if shakes else []
         # An actor that keeps its place before a camera that moves along with it: that is a tracking shot, and just as much a truck.
         tracking = (
             moves is not None
@@ -245,7 +244,7 @@ def _camera(
         )
         for name, rate in rates.items():
             command = _COMMANDS[name, 1 if rate > 0 else -1]
-            if name == "truck" and tracking and rate * moves.velocity > 0 and command not in asked[index]:  # type: ignore[union-attr]
+            if name == "truck" and tracking and rate * moves.velocity > 0 and command not in wanted:  # type: ignore[union-attr]
                 commands.append("Tracking shot")
             elif abs(rate) > _RATE[1] and name not in ("tilt", "pan"):
                 return None

@@ -37,12 +37,14 @@ class Movement:
         return ("slow", "normal", "fast")[int(np.searchsorted(_SPEED_LIMITS, self.rate))]
 
 
-def movement(track: ActorTrack, camera: CameraMotion, fps: float, num_segments: int | None = None) -> Movement:
-    """The movement of an actor in its own plane; `num_segments`: in how many equal parts the camera moves, if known."""
+def movement(
+    track: ActorTrack, camera: CameraMotion, fps: float, num_segments: int | None = None, max_segments: int = 1
+) -> Movement:
+    """The movement of an actor in its own plane; `num_segments`: in how many equal parts the camera moves, if known; else at most so many."""
     seen = track.visible
     if seen.sum() < 6:
         return Movement(None, 0.0, 0.0, 0.0)
-    path = camera.paths(num_segments)
+    path = camera.paths(num_segments, max_segments)
     near = np.maximum(ACTOR - path["push"], 0.4) / ACTOR
     scale = near / np.exp(path["zoom"])
     times = np.arange(len(seen)) / fps
