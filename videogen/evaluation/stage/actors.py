@@ -41,6 +41,10 @@ _SURE = (
 )  # a track begins and ends with this share of its best score; one may come in where another seemed to be
 _OFF_LINE = 0.08  # a jump off the line through the frames before, in `half`
 _PREFERENCE = 0.12  # how much worse the pose on that line may be
+_PICTURES_A_SECOND = 12.0
+_OUT_OF_TIME = 0.03  # what the right order of an animation may cost
+_GOOD, _SLIP = 1.25, 0.04  # a frame so much worse than the one before it is tried again from there
+_JERK = 0.3  # what a turning actor's score falls by when it has been lost
 _SHIFTS = (-0.12, 0.0, 0.12)  # of the second sprite of a blend against the first: x and y in `half`, and log size
 _SOFTNESS = 3
 _VISIBLE = 0.4  # share of the sprite that must lie inside the frame to be judged
@@ -290,6 +294,7 @@ def find_actors(
     wanted: Sequence[str] = (),
     turning: bool = True,
     max_actors: int = 2,
+    fps: float = _PICTURES_A_SECOND,
 ) -> list[ActorTrack]:
     """The actors of a clip, the most certain first.
 
@@ -301,6 +306,7 @@ def find_actors(
         wanted: Names that are compared in any case; they get no advantage otherwise.
         turning: Whether actors may be turned.
         max_actors: Stop after so many.
+        fps: Frames per second; animated actors show `_PICTURES_A_SECOND`.
     """
     video = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 255
     lit = video / torch.from_numpy(tints.astype(np.float32))[:, :, None, None]
@@ -334,6 +340,7 @@ def find_actors(
             followed.append(track)
         followed.sort(key=lambda track: -_quality(track))
         for track in followed:
+            track = _in_time(bank, lit, track, _PICTURES_A_SECOND / fps)
             whole_track = _with_rivals(bank, video, _polished(bank, lit, track))
             ways = (_trimmed(whole_track, share) for share in _SURE)
             fitting = (t for t in ways if not any(_same_place(t, other) for other in tracks) and accept(t, index))
@@ -382,6 +389,8 @@ _NARROW = (1, 0.7, (-0.03, 0.0, 0.03), (0.0,))
 _POLISH = (1, 0.4, (-0.015, 0.0, 0.015), (0.0,))
 _POLISH_TURNED = (1, 0.4, (-0.015, 0.0, 0.015), tuple(np.deg2rad((-2.0, 0.0, 2.0)).tolist()))
 _RIVAL = (1, 1.5, (-0.1, 0.1), (0.0,))
+_ANY_PICTURE = (3, 1.6, (0.0,), (0.0,))
+_TURN_FAR = (4, 3.0, (0.0,), tuple(np.deg2rad(range(-42, 43, 14)).tolist()))
 _TURN = (1, 1.5, (0.0,), tuple(np.deg2rad(range(-42, 43, 7)).tolist()))
 _TURN_FINE = (1, 0.7, (-0.03, 0.0, 0.03), tuple(np.deg2rad((-4.0, 0.0, 4.0)).tolist()))
 
@@ -393,13 +402,30 @@ def _moved(poses: Tensor, offsets: Tensor) -> Tensor:
     return moved
 
 
+def _scores(bank: ActorBank, images: Tensor, poses: Tensor, templates: Tensor, grid: int) -> Tensor:
+    """Concordance plus half the evidence of templates at poses [n, P, 4], [n, P, t]; -2 out of sight."""
+    score, _, evidence, inside = bank.measure(images, poses, templates, grid)
+    return torch.where(inside > _VISIBLE, score + 0.5 * evidence.clamp(min=-1), -2.0)
+
+
 def _best(
-    bank: ActorBank, images: Tensor, templates: Tensor, poses: Tensor, offsets: tuple, grid: int = _CLIMB_GRID
+    bank: ActorBank,
+    images: Tensor,
+    templates: Tensor,
+    poses: Tensor,
+    offsets: tuple,
+    grid: int = _CLIMB_GRID,
+    shown: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The best of the poses around each frame's pose: [n, 4] and its score [n], -2 where it is out of sight."""
+    """The best of the poses around each frame's pose: [n, 4] and its score [n], -2 where it is out of sight.
+
+    `shown`: which of the templates each frame shows, [n]; by default the best one.
+    """
     moved = _moved(poses, _offsets(*offsets))
-    score, _, evidence, inside = bank.measure(images, moved, templates, grid)
-    score = torch.where(inside > _VISIBLE, score + 0.5 * evidence.clamp(min=-1), -2.0).amax(2)
+    score = _scores(bank, images, moved, templates, grid)
+    score = (
+        score.amax(2) if shown is None else score.gather(2, shown[:, None, None].expand(-1, score.shape[1], 1))[..., 0]
+    )
     best = score.argmax(1)
     every = torch.arange(len(poses))
     return moved[every, best], score[every, best]
@@ -456,10 +482,10 @@ def _follow(
         poses, score = _improved(bank, lit, templates, poses, score, poor, found)
     if score.max() < _CLEAR:
         return _track(bank, name, poses, score)
-    for direction in (1, -1):
+    for direction in (1, -1):  # a size or place that was mistaken once is kept by the frames that start from it
         for _ in range(2):
             before = torch.arange(n).sub(direction).clamp(0, n - 1)
-            poor = torch.nonzero((score < 1.0) & (score[before] > score + 0.1))[:, 0]
+            poor = torch.nonzero((score < _GOOD) & (score[before] > score + _SLIP))[:, 0]
             if len(poor):
                 poses, score = _improved(bank, lit, templates, poses, score, poor, poses[before[poor]])
     for direction in (1, -1):
@@ -511,11 +537,17 @@ def _follow_turning(bank: ActorBank, lit: Tensor, track: ActorTrack) -> ActorTra
     poses = torch.from_numpy(np.stack([track.x, track.y, track.half, track.angle], 1)).float()
     score = torch.full((len(lit),), -2.0)
     for direction in (1, -1):
-        current, velocity = poses[start : start + 1], torch.zeros(1, 4)
+        current, velocity, known = poses[start : start + 1], torch.zeros(1, 4), torch.full((1,), -2.0)
         for frame in range(start, len(lit) if direction > 0 else -1, direction):
             image = lit[frame : frame + 1]
             guess, _ = _best(bank, image, templates, current + velocity, _TURN)
             guess, value = _best(bank, image, templates, guess, _TURN_FINE)
+            if frame != start and value < known - _JERK:
+                far, _ = _best(bank, image, templates, current, _TURN_FAR)
+                for offsets in (_TURN, _TURN_FINE):
+                    far, far_value = _best(bank, image, templates, far, offsets)
+                if far_value > value:
+                    guess, value = far, far_value
             upright = torch.tensor([[*poses[frame, :3].tolist(), 0.0]])
             if not bool(upright.isnan().any()):
                 straight, straight_value = _best(bank, image, templates, upright, _NARROW)
@@ -524,9 +556,39 @@ def _follow_turning(bank: ActorBank, lit: Tensor, track: ActorTrack) -> ActorTra
             if value <= -2:
                 break
             velocity = torch.zeros(1, 4) if frame == start else 0.7 * (guess - current)
-            poses[frame], score[frame], current = guess[0], value[0], guess
+            poses[frame], score[frame], current, known = guess[0], value[0], guess, value
     turned = _track(bank, name, poses, score)
     return turned if _quality(turned) > _quality(track) + 0.05 else track
+
+
+def _in_time(bank: ActorBank, lit: Tensor, track: ActorTrack, step: float) -> ActorTrack:
+    """The track of an animated actor whose pictures follow one another, `step` a frame.
+
+    Its pictures differ by little more than a shift, so the best one in each frame alone makes a walking crab seem to tremble.
+    """
+    name = bank.names.index(track.name)
+    templates = bank.templates_of[name]
+    seen = np.flatnonzero(track.visible)
+    if len(templates) == 1 or len(seen) < 6:
+        return track
+    poses = torch.from_numpy(np.stack([track.x, track.y, track.half, track.angle], 1)).float()
+    images, own = lit[seen], poses[seen]
+    by_picture = _scores(bank, images, _moved(own, _offsets(*_ANY_PICTURE)), templates, _CLIMB_GRID).amax(1)  # [n, t]
+    shown = (torch.arange(len(templates))[:, None] + torch.from_numpy(np.floor(seen * step + 1e-6)).long()) % len(
+        templates
+    )
+    chosen = shown[by_picture.T.gather(0, shown).mean(1).argmax()]  # the phase that fits best, [n]
+    score = torch.full((len(seen),), -2.0)
+    for offsets in (_ANY_PICTURE, _CLIMB, _CLIMB, _NARROW, _NARROW):
+        better, better_score = _best(bank, images, templates, own, offsets, shown=chosen)
+        gained = better_score > score
+        own = torch.where(gained[:, None], better, own)
+        score = torch.maximum(score, better_score)
+    if score.mean() < np.nanmean(track.score) - _OUT_OF_TIME:
+        return track
+    scores = torch.full((len(poses),), -2.0)
+    poses[seen], scores[seen] = own, score
+    return _track(bank, name, poses, scores)
 
 
 def _polished(bank: ActorBank, lit: Tensor, track: ActorTrack) -> ActorTrack:

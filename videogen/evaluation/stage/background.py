@@ -56,6 +56,10 @@ class CameraMotion:
         """For each of equal parts of the clip the fewest components that explain its movement, with their rates in units of the standard speed."""
         return tuple(part.rates for part in self._parts(num_segments))
 
+    def spans(self, num_segments: int) -> list[tuple[int, int]]:
+        """First and last step (exclusive) of each of equal parts of the clip."""
+        return _parts(len(self.rates), num_segments)
+
     def shakes(self, num_segments: int) -> tuple[bool, ...]:
         """Whether the picture trembles in each of equal parts of the clip."""
         return tuple(self._trembling(*part) > _SHAKE for part in _parts(len(self.rates), num_segments))

@@ -33,9 +33,9 @@ _MOVES = np.array([move for move in product((0.0, 1.0, -1.0), repeat=6) if np.co
 _STARTS, _FINALISTS = 40, 10  # movements that are refined, and those that are refined to the end
 _STEPS, _FINAL_STEPS = 3, 4  # of refinement
 _TRACKING = (-3.5, -2.0, 2.0, 3.5)  # an actor may be tracked faster than any command moves
-_USUAL, _SPREAD = (0.86, 1.17), 0.12  # rates of a command, and how far they usually lie outside this range
+_SPREAD = 0.12  # how far the rates of commands usually are from 1
 _DRIFT = 0.25  # the same for turns of a trembling camera
-_UNUSUAL = (0.09, 10.0)  # price of the square of a deviation, and its limit
+_UNUSUAL = (0.05, 16.0)  # price of the square of a deviation, and its limit
 
 
 @dataclass(frozen=True)
@@ -128,11 +128,8 @@ class Tracks:
         return rates, cost + _COMPONENT * (kinds != 0).sum(1) + unusual + 10.0 * wrong
 
     def _off(self, rates: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-        """How far rates are from the usual ones, in usual deviations."""
-        return (rates - self._usual(rates, kinds)) / self._spread
-
-    def _usual(self, rates: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-        return np.sign(kinds) * np.clip(np.abs(rates), *_USUAL)
+        """How far rates are from those of commands, in usual deviations."""
+        return (rates - np.sign(kinds)) / self._spread
 
     @cached_property
     def _spread(self) -> np.ndarray:
@@ -196,7 +193,7 @@ class Tracks:
                 prior = _UNUSUAL[0] * (self.weight**2).sum() * fine**2 / self._spread**2
                 prior = np.where(self._off(rates, kinds) ** 2 < _UNUSUAL[1], prior, 0.0)
                 held = held + prior
-                wanted = wanted + (prior * self._usual(rates, kinds))[..., None]
+                wanted = wanted + (prior * np.sign(kinds))[..., None]
             square = square + held[:, :, None] * np.eye(6)
             rates = np.where(free, np.linalg.solve(square, wanted)[..., 0], 0.0)
         return rates
