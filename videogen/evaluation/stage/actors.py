@@ -44,6 +44,8 @@ _PREFERENCE = 0.12  # how much worse the pose on that line may be
 _PICTURES_A_SECOND = 12.0
 _OUT_OF_TIME = 0.03  # what the right order of an animation may cost
 _GOOD, _SLIP = 1.25, 0.04  # a frame so much worse than the one before it is tried again from there
+_RESIZED = (0.75, 1.2, 1.4, 1.7)  # sizes that are tried besides, relative to the one found
+_ALIKE, _CLEARER = 0.94, 0.02  # concordance that needs no other size, and how much better another must be
 _JERK = 0.3  # what a turning actor's score falls by when it has been lost
 _SHIFTS = (-0.12, 0.0, 0.12)  # of the second sprite of a blend against the first: x and y in `half`, and log size
 _SOFTNESS = 3
@@ -340,7 +342,7 @@ def find_actors(
             followed.append(track)
         followed.sort(key=lambda track: -_quality(track))
         for track in followed:
-            track = _in_time(bank, lit, track, _PICTURES_A_SECOND / fps)
+            track = _in_time(bank, lit, _resized(bank, lit, track), _PICTURES_A_SECOND / fps)
             whole_track = _with_rivals(bank, video, _polished(bank, lit, track))
             ways = (_trimmed(whole_track, share) for share in _SURE)
             fitting = (t for t in ways if not any(_same_place(t, other) for other in tracks) and accept(t, index))
@@ -559,6 +561,45 @@ def _follow_turning(bank: ActorBank, lit: Tensor, track: ActorTrack) -> ActorTra
             poses[frame], score[frame], current, known = guess[0], value[0], guess, value
     turned = _track(bank, name, poses, score)
     return turned if _quality(turned) > _quality(track) + 0.05 else track
+
+
+def _resized(bank: ActorBank, lit: Tensor, track: ActorTrack) -> ActorTrack:
+    """The track at another size, if it resembles the actor more there: a small umbrella also lies well inside a large one."""
+    seen = np.flatnonzero(track.visible)
+    if len(seen) < 6:
+        return track
+    name = bank.names.index(track.name)
+    images, templates = lit[seen], bank.templates_of[name]
+    poses = torch.from_numpy(np.stack([track.x, track.y, track.half, track.angle], 1)[seen]).float()
+
+    def resembles(images: Tensor, poses: Tensor) -> Tensor:
+        """Concordance alone: evidence prefers a small template on even ground."""
+        score, _, _, inside = bank.measure(images, poses[:, None], templates)
+        return torch.where(inside > _VISIBLE, score, -2.0).amax((1, 2))
+
+    before = resembles(images, poses)
+    if before.median() > _ALIKE:
+        return track
+    some = torch.linspace(0, len(seen) - 1, 4).round().long()
+    ways = list(itertools.product(_RESIZED, (-1, 1)))  # with the upper, or the lower, edge in its place
+    starts = torch.cat([_scaled(poses[some], *way) for way in ways])
+    tried = images[some].repeat(len(ways), 1, 1, 1)
+    means = resembles(tried, _climb(bank, tried, templates, starts, steps=2)[0]).view(len(ways), -1).mean(1)
+    if means.max() < before[some].mean() + _CLEARER:
+        return track
+    better, score = _climb(bank, images, templates, _scaled(poses, *ways[int(means.argmax())]))
+    if resembles(images, better).mean() < before.mean() + _CLEARER:
+        return track
+    whole, scores = torch.full((len(lit), 4), torch.nan), torch.full((len(lit),), -2.0)
+    whole[seen], scores[seen] = better, score
+    return _track(bank, name, whole, scores)
+
+
+def _scaled(poses: Tensor, factor: float, side: int) -> Tensor:
+    scaled = poses.clone()
+    scaled[:, 2] *= factor
+    scaled[:, 1] += side * (poses[:, 2] - scaled[:, 2])
+    return scaled
 
 
 def _in_time(bank: ActorBank, lit: Tensor, track: ActorTrack, step: float) -> ActorTrack:

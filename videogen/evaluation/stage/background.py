@@ -129,6 +129,10 @@ class CameraMotion:
                 turns = every.turns(rates, step, tremor + rates[[0, 2]])
         every_step = np.tile(rates, (stop - start, 1))
         every_step[:, [0, 2]] += tremor
+        jerk = self.tracks[self.tracks[:, 1] == start]
+        if start and len(jerk):  # where trembling begins or ends the picture jumps
+            first = self._data(jerk, start, stop, shaking, nearness)
+            every_step[:1, [0, 2]] = first.turns(rates, np.zeros(len(jerk), int), self.rates[start : start + 1, [0, 2]])
         found = {name: float(rate) for name, rate in zip(COMPONENTS, rates, strict=True) if rate}
         if shaking:  # what is no turn is what the trembling left
             found = {name: rate for name, rate in found.items() if name not in ("pan", "tilt") or abs(rate) > _TURN}
