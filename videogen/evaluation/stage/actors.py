@@ -46,6 +46,7 @@ _OUT_OF_TIME = 0.03  # what the right order of an animation may cost
 _GOOD, _SLIP = 1.25, 0.04  # a frame so much worse than the one before it is tried again from there
 _RESIZED = (0.75, 1.2, 1.4, 1.7)  # sizes that are tried besides, relative to the one found
 _ALIKE, _CLEARER = 0.94, 0.02  # concordance that needs no other size, and how much better another must be
+_POLISHING = 0.1  # the share of the evidence that counts for the final poses
 _JERK = 0.3  # what a turning actor's score falls by when it has been lost
 _SHIFTS = (-0.12, 0.0, 0.12)  # of the second sprite of a blend against the first: x and y in `half`, and log size
 _SOFTNESS = 3
@@ -404,10 +405,10 @@ def _moved(poses: Tensor, offsets: Tensor) -> Tensor:
     return moved
 
 
-def _scores(bank: ActorBank, images: Tensor, poses: Tensor, templates: Tensor, grid: int) -> Tensor:
-    """Concordance plus half the evidence of templates at poses [n, P, 4], [n, P, t]; -2 out of sight."""
+def _scores(bank: ActorBank, images: Tensor, poses: Tensor, templates: Tensor, grid: int, share: float = 0.5) -> Tensor:
+    """Concordance plus a share of the evidence of templates at poses [n, P, 4], [n, P, t]; -2 out of sight."""
     score, _, evidence, inside = bank.measure(images, poses, templates, grid)
-    return torch.where(inside > _VISIBLE, score + 0.5 * evidence.clamp(min=-1), -2.0)
+    return torch.where(inside > _VISIBLE, score + share * evidence.clamp(min=-1), -2.0)
 
 
 def _best(
@@ -418,13 +419,14 @@ def _best(
     offsets: tuple,
     grid: int = _CLIMB_GRID,
     shown: Tensor | None = None,
+    share: float = 0.5,
 ) -> tuple[Tensor, Tensor]:
     """The best of the poses around each frame's pose: [n, 4] and its score [n], -2 where it is out of sight.
 
     `shown`: which of the templates each frame shows, [n]; by default the best one.
     """
     moved = _moved(poses, _offsets(*offsets))
-    score = _scores(bank, images, moved, templates, grid)
+    score = _scores(bank, images, moved, templates, grid, share)
     score = (
         score.amax(2) if shown is None else score.gather(2, shown[:, None, None].expand(-1, score.shape[1], 1))[..., 0]
     )
@@ -578,20 +580,19 @@ def _resized(bank: ActorBank, lit: Tensor, track: ActorTrack) -> ActorTrack:
         return torch.where(inside > _VISIBLE, score, -2.0).amax((1, 2))
 
     before = resembles(images, poses)
-    if before.median() > _ALIKE:
+    if before.min() > _ALIKE:
         return track
-    some = torch.linspace(0, len(seen) - 1, 4).round().long()
-    ways = list(itertools.product(_RESIZED, (-1, 1)))  # with the upper, or the lower, edge in its place
-    starts = torch.cat([_scaled(poses[some], *way) for way in ways])
-    tried = images[some].repeat(len(ways), 1, 1, 1)
-    means = resembles(tried, _climb(bank, tried, templates, starts, steps=2)[0]).view(len(ways), -1).mean(1)
-    if means.max() < before[some].mean() + _CLEARER:
+    ways = itertools.product(_RESIZED, (-1, 1))  # with the upper, or the lower, edge in its place
+    starts = torch.cat([_scaled(poses, *way) for way in ways])
+    tried, _ = _climb(bank, images.repeat(len(starts) // len(seen), 1, 1, 1), templates, starts, steps=2)
+    alike, way = resembles(images.repeat(len(starts) // len(seen), 1, 1, 1), tried).view(-1, len(seen)).max(0)
+    better = alike > before + _CLEARER
+    if not better.any():
         return track
-    better, score = _climb(bank, images, templates, _scaled(poses, *ways[int(means.argmax())]))
-    if resembles(images, better).mean() < before.mean() + _CLEARER:
-        return track
+    poses = torch.where(better[:, None], tried.view(-1, len(seen), 4)[way, torch.arange(len(seen))], poses)
     whole, scores = torch.full((len(lit), 4), torch.nan), torch.full((len(lit),), -2.0)
-    whole[seen], scores[seen] = better, score
+    whole[seen] = poses
+    scores[seen] = _scores(bank, images, poses[:, None], templates, _CLIMB_GRID).amax((1, 2))
     return _track(bank, name, whole, scores)
 
 
@@ -639,10 +640,13 @@ def _polished(bank: ActorBank, lit: Tensor, track: ActorTrack) -> ActorTrack:
         return track
     poses = torch.from_numpy(np.stack([track.x, track.y, track.half, track.angle], 1)).float()
     name = bank.names.index(track.name)
-    offsets = _POLISH_TURNED if np.any(track.angle[seen]) else _POLISH
-    better, score = _best(bank, lit[seen], bank.templates_of[name], poses[seen], offsets, _GRID)
+    fine = _POLISH_TURNED if np.any(track.angle[seen]) else _POLISH
     scores = torch.full((len(poses),), -2.0)
-    poses[seen], scores[seen] = better, score
+    # What lies around the actor hardly counts here: on even ground evidence prefers it smaller than it is.
+    for offsets in (_NARROW, _NARROW, fine):
+        poses[seen], scores[seen] = _best(
+            bank, lit[seen], bank.templates_of[name], poses[seen], offsets, _GRID, share=_POLISHING
+        )
     return _track(bank, name, poses, scores)
 
 
