@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -64,9 +66,16 @@ def test_a_movement_is_told_from_all_others(rates):
     assert seen == pytest.approx(rates, abs=0.12)
 
 
-def test_a_slow_movement_is_taken_for_no_two():
-    _, found = tracks({"zoom": -0.65}).calibrated().explained()
+@pytest.mark.parametrize(("rate", "at_once"), [(-0.8, 3), (-0.6, 1)])
+def test_a_slow_movement_is_taken_for_no_two(rate, at_once):
+    _, found = replace(tracks({"zoom": rate}), at_once=at_once).calibrated().explained()
     assert {COMPONENTS[k] for k in np.flatnonzero(found)} == {"zoom"}
+
+
+def test_two_at_once_are_seen_where_one_is_expected():
+    for rates in ({"tilt": 1.0, "zoom": 1.0}, {"pan": 1.0, "pedestal": -1.0}):
+        _, found = replace(tracks(rates), at_once=1).calibrated().explained()
+        assert {COMPONENTS[k] for k in np.flatnonzero(found)} == set(rates)
 
 
 def test_edges_say_nothing_along_themselves():

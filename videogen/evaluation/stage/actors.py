@@ -33,6 +33,7 @@ _LEVELS = 2
 _CLIMB_GRID, _GRID = 12, 18  # points across a template: while looking for the pose, and for the final comparison
 SECOND_HALF = 0.24  # a second actor is at least this large: the moon is no penguin
 _WORTH_FOLLOWING = 0.82  # concordance plus half the evidence that a second actor shows in one of the frames looked at
+_HARD_TO_SEE = 0.65  # the same for actors that are asked for
 _CLEAR = 0.9  # and that any actor shows somewhere, so that it pays to mend its track
 _TRIES = 4  # names that are followed
 _SURE = (
@@ -334,9 +335,11 @@ def find_actors(
         candidates.sort(key=lambda item: -item[0])
         least = max(candidates[0][0] - 0.2, _WORTH_FOLLOWING if index else -2.0)
         followed = []
-        for whole, name, poses, score in candidates[:_TRIES]:
-            if whole < least:
-                break
+        sought = {bank.names.index(name) for name in wanted} - {bank.names.index(track.name) for track in tracks}
+        for place, (whole, name, poses, score) in enumerate(candidates):
+            # Fine patterns, such as stripes, are hard to see at first.
+            if (whole < least or place >= _TRIES) and not (name in sought and whole > _HARD_TO_SEE):
+                continue
             track = _follow(bank, lit, small, name, looked_at, poses, score)
             if turning and float(score.max()) > _CLEAR:
                 track = _follow_turning(bank, lit, track)

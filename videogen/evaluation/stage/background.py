@@ -42,7 +42,8 @@ class CameraMotion:
         rates: [F-1, 6], in units of one command's standard speed (`CAMERA_SPEED`), order `COMPONENTS`.
         inliers: Share of the tracks that this movement explains, 0..1.
         num_tracks: Mean number of tracks per step.
-        tracks: What it was measured from: a row for each corner and step: the corner's number, the step, position, shift.
+        tracks: What it was measured from: a row for each corner and step: the corner's number, the step, position, shift, sharpness.
+        at_once: How many commands may be expected at the same time.
     """
 
     rates: np.ndarray
@@ -50,6 +51,7 @@ class CameraMotion:
     num_tracks: float
     tracks: np.ndarray
     fps: float
+    at_once: int = 3
     _known: dict[int, tuple[_Part, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def explained(self, num_segments: int) -> tuple[dict[str, float], ...]:
@@ -150,6 +152,7 @@ class CameraMotion:
             nearness=nearness,
             shaking=shaking,
             speeds=SPEEDS / self.fps,
+            at_once=self.at_once,
         )
 
 
@@ -185,13 +188,14 @@ def _path(name: str, steps: np.ndarray) -> np.ndarray:
     return path - path.min() if name in ("push", "zoom") else path - (path.max() + path.min()) / 2
 
 
-def camera_motion(frames: np.ndarray, fps: float, boxes: np.ndarray) -> CameraMotion | None:
+def camera_motion(frames: np.ndarray, fps: float, boxes: np.ndarray, at_once: int = 3) -> CameraMotion | None:
     """The camera of a clip, or `None` where too little can be followed.
 
     Args:
         frames: uint8 [F, H, W, 3].
         fps: Frames per second.
         boxes: [n, F, 4] actor boxes to leave out: left, top, right, bottom in screen units; NaN = none.
+        at_once: How many commands the camera may follow at the same time.
     """
     tracks = _tracks(frames, boxes)
     if tracks is None:
@@ -225,7 +229,7 @@ def camera_motion(frames: np.ndarray, fps: float, boxes: np.ndarray) -> CameraMo
     inliers = float((error < 2.5 * _TOLERANCE).mean())
     speeds = np.array([CAMERA_SPEED[name] for name in COMPONENTS]) / fps
     steps = np.column_stack([identity, step, position, shift, sharpness[identity]])
-    return CameraMotion(rates / speeds, inliers, len(step) / num_steps, steps, fps)
+    return CameraMotion(rates / speeds, inliers, len(step) / num_steps, steps, fps, at_once)
 
 
 def _means(steps: np.ndarray) -> np.ndarray:

@@ -80,7 +80,7 @@ def check(frames: np.ndarray, fps: float, asked: Mapping[str, Any], vocabulary: 
     )
     boxes = _boxes(tracks, len(frames))
     scenery = recognise(frames, vocabulary.scenes, _ignored(boxes, frames))
-    camera = camera_motion(frames, fps, boxes)
+    camera = camera_motion(frames, fps, boxes, vocabulary.max_camera_commands)
     subject = next((track for track in tracks if track.name in wanted[:1]), tracks[0] if tracks else None)
     num_segments = len(asked["camera"]) if asked.get("camera") else None
     moves = (

@@ -28,6 +28,7 @@ _COARSE, _FINER = (
     0.6,
 )  # the error at first, while rates and planes are only roughly known, and its change with each step
 _COMPONENT = 0.2  # what a further component must gain, in squared errors a corner
+_CROWD = 0.4  # the same besides, for a component more than the world puts together
 _MOST = 3  # components that may act at once; a fourth is only looked for beside these
 _MOVES = np.array([move for move in product((0.0, 1.0, -1.0), repeat=6) if np.count_nonzero(move) <= _MOST])
 _STARTS, _FINALISTS = 40, 10  # movements that are refined, and those that are refined to the end
@@ -51,6 +52,7 @@ class Tracks:
         nearness: Log focal length and push at the part's beginning and end, [2, 2].
         shaking: Whether the camera trembles; a little turn is always left then.
         speeds: The standard ones, in screen units (or log focal length) a step, [6].
+        at_once: How many components may be expected at once; more must gain more.
         fine: The usual error of a shift.
     """
 
@@ -62,6 +64,7 @@ class Tracks:
     nearness: np.ndarray
     shaking: bool
     speeds: np.ndarray
+    at_once: int = _MOST
     fine: float = _FINE[1]
 
     def calibrated(self) -> Tracks:
@@ -125,7 +128,8 @@ class Tracks:
         cost = self._costs(self._errors(rates), max(self.fine, _COARSE * _FINER ** (first + steps - 1)))
         wrong = ((rates * np.sign(kinds) < 0.2) & (kinds != 0)).any(1)
         unusual = np.minimum(self._off(rates, kinds) ** 2, _UNUSUAL[1]).sum(1) * _UNUSUAL[0]
-        return rates, cost + _COMPONENT * (kinds != 0).sum(1) + unusual + 10.0 * wrong
+        count = (kinds != 0).sum(1)
+        return rates, cost + _COMPONENT * count + _CROWD * np.maximum(count - self.at_once, 0) + unusual + 10.0 * wrong
 
     def _off(self, rates: np.ndarray, kinds: np.ndarray) -> np.ndarray:
         """How far rates are from those of commands, in usual deviations."""
