@@ -152,7 +152,7 @@ class CameraMotion:
             nearness=nearness,
             shaking=shaking,
             speeds=SPEEDS / self.fps,
-            at_once=self.at_once,
+            at_once=self.at_once - shaking,  # trembling is a command too
         )
 
 

@@ -28,7 +28,7 @@ _LOST, _LOST_AFTER_A_JUMP = 0.75, 0.88  # worst window's concordance relative to
 _STRIDE = 0.75  # the longest way of an actor in one frame, in `half`
 _JUMP, _JUMP_IN_SIZE = 0.85, 0.3  # between windows: way in `half`, and log ratio of sizes; a true actor jumps less
 _SECOND_SCORE, _SECOND_EVIDENCE = 0.8, 0.2
-_UNMISTAKABLE = (0.88, 0.4, 0.08)  # score and margin of a second actor for which less evidence is enough
+_UNMISTAKABLE = (0.9, 0.3, 0.08)  # score and margin of a second actor for which less evidence is enough
 _SKY, _IN_THE_SKY = -0.35, 0.86  # so high up a second actor must match better than the moon matches a penguin
 _BRIGHT = 1.1  # and a first one, if it has so much contrast: the moon outshines a penguin
 _SCENE_DISTANCE, _SCENE_RATIO = 2.6, 0.8  # nearest scene's prototypes; relative to the next scene's
@@ -237,8 +237,9 @@ def _camera(camera: CameraMotion | None, asked: list[list[str]], moves: Movement
     if camera is None or camera.inliers < 0.6 or camera.num_tracks < 8:
         return None
     seen = []
-    spans, shaking, explained = (f(len(asked)) for f in (camera.spans, camera.shakes, camera.explained))
-    for wanted, span, shakes, rates in zip(asked, spans, shaking, explained, strict=True):
+    parts = len(asked)
+    seen_parts = zip(asked, camera.spans(parts), camera.shakes(parts), camera.explained(parts), strict=True)
+    for wanted, span, shakes, rates in seen_parts:
         commands = ["Shake"] if shakes else []
         # An actor that keeps its place before a camera that moves along with it: that is a tracking shot, and just as much a truck.
         velocity, on_screen = moves.velocities(*span) if moves is not None else (0.0, 0.0)
