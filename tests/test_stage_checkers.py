@@ -17,7 +17,7 @@ RUNG1 = rungs()["rung1"]
 BASE = ClipSpec((ActorSpec("fox", "moves left"),), "snow", "day", camera=(("Static shot",),), seed=5)
 
 
-RIGHT = {"rung1": 0.98, "rung2": 0.98, "rung3": 0.96, "rung4": 0.94}
+RIGHT = 0.98
 
 
 def pixels(spec: ClipSpec) -> np.ndarray:
@@ -108,6 +108,45 @@ def test_an_actor_that_keeps_its_place_is_trucked_along_with_and_tracked():
     assert not judged(pixels(standing), tracked, "rung4")["camera"]
 
 
+def test_tracking_may_be_one_of_two_parts():
+    mover = ActorSpec("car", "moves right", "fast")
+    spec = ClipSpec((mover,), "beach", "sunset", camera=(("Tilt down",), ("Tracking shot",)), seed=4)
+    assert judged(pixels(spec), spec, "rung4")["camera"]
+    static = replace(spec, camera=(("Tilt down",), ("Static shot",)))
+    assert not judged(pixels(static), spec, "rung4")["camera"]
+
+
+@pytest.mark.parametrize(
+    "camera",
+    [
+        (("Pull out", "Zoom out", "Truck left"),),
+        (("Pan left", "Zoom in", "Pedestal up"), ("Truck right",)),
+        (("Zoom out", "Shake"),),
+    ],
+    ids=str,
+)
+def test_commands_that_resemble_one_another_are_told_apart(camera):
+    spec = ClipSpec((ActorSpec("strawberry"),), "city", "day", camera=camera, seed=6)
+    assert judged(pixels(spec), spec, "rung4")["camera"]
+    fewer = replace(spec, camera=(camera[0][1:], *camera[1:]))
+    assert not judged(pixels(fewer), spec, "rung4")["camera"]
+
+
+def test_a_walking_crab_does_not_tremble():
+    spec = ClipSpec((ActorSpec("crab", "moves left"),), "desert", "sunset", seed=7)
+    assert judged(pixels(spec), spec, "rung3")["motion"]
+    still = replace(spec, actors=(ActorSpec("crab"),))
+    assert judged(pixels(still), still, "rung3")["motion"]
+    assert not judged(pixels(still), spec, "rung3")["motion"]
+
+
+def test_a_palm_tree_counts_beside_another_actor():
+    two = ClipSpec((ActorSpec("palm tree"), ActorSpec("car")), "sea floor", "day", relation="right of", seed=11)
+    assert all(judged(pixels(two), two, "rung4").values())
+    one = replace(two, actors=(ActorSpec("car"),), relation=None)
+    assert not judged(pixels(one), two, "rung4")["count"]
+
+
 def test_a_second_actor_changes_the_count():
     two = replace(BASE, actors=(ActorSpec("fox", "stays"), ActorSpec("whale")), relation="left of")
     one = replace(BASE, actors=(ActorSpec("fox", "stays"),))
@@ -156,18 +195,10 @@ def test_frames_of_a_wrong_kind_are_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("rung", "clips"),
-    [
-        ("rung1", 500),
-        ("rung2", 250),
-        pytest.param("rung3", 250, marks=pytest.mark.xfail(strict=False, reason="the bar is missed on this rung")),
-        ("rung4", 500),
-    ],
-)
+@pytest.mark.parametrize(("rung", "clips"), [("rung1", 500), ("rung2", 250), ("rung3", 250), ("rung4", 500)])
 def test_fresh_renders_of_every_rung_are_right(rung, clips):
     found = accuracy(rung, clips, seed=200)
-    assert min(found.values()) >= RIGHT[rung], found
+    assert min(found.values()) >= RIGHT, found
 
 
 @pytest.mark.slow

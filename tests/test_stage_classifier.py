@@ -32,7 +32,7 @@ def compare(num_clips: int, seed: int) -> tuple[Counter[str], Counter[str]]:
     agrees: Counter[str] = Counter()
     right: Counter[str] = Counter()
     for _ in range(num_clips):
-        spec = plain_spec(generator, vocabulary, train=False)
+        spec = plain_spec(generator, vocabulary)
         frames = render([spec])[0].add(1).mul(127.5).round().byte().permute(1, 2, 3, 0).numpy()
         answers = classify(model, frames)
         asked = attributes(spec) | {"camera": [list(spec.camera[0])]}

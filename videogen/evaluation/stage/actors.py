@@ -33,6 +33,7 @@ _LEVELS = 2
 _CLIMB_GRID, _GRID = 12, 18  # points across a template: while looking for the pose, and for the final comparison
 SECOND_HALF = 0.24  # a second actor is at least this large: the moon is no penguin
 _WORTH_FOLLOWING = 0.82  # concordance plus half the evidence that a second actor shows in one of the frames looked at
+_HARD_TO_SEE = 0.65  # the same for actors that are asked for
 _CLEAR = 0.9  # and that any actor shows somewhere, so that it pays to mend its track
 _TRIES = 4  # names that are followed
 _SURE = (
@@ -41,6 +42,13 @@ _SURE = (
 )  # a track begins and ends with this share of its best score; one may come in where another seemed to be
 _OFF_LINE = 0.08  # a jump off the line through the frames before, in `half`
 _PREFERENCE = 0.12  # how much worse the pose on that line may be
+_PICTURES_A_SECOND = 12.0
+_OUT_OF_TIME = 0.03  # what the right order of an animation may cost
+_GOOD, _SLIP = 1.25, 0.04  # a frame so much worse than the one before it is tried again from there
+_RESIZED = (0.75, 1.2, 1.4, 1.7)  # sizes that are tried besides, relative to the one found
+_ALIKE, _CLEARER = 0.94, 0.02  # concordance that needs no other size, and how much better another must be
+_POLISHING = 0.1  # the share of the evidence that counts for the final poses
+_JERK = 0.3  # what a turning actor's score falls by when it has been lost
 _SHIFTS = (-0.12, 0.0, 0.12)  # of the second sprite of a blend against the first: x and y in `half`, and log size
 _SOFTNESS = 3
 _VISIBLE = 0.4  # share of the sprite that must lie inside the frame to be judged
@@ -290,6 +298,7 @@ def find_actors(
     wanted: Sequence[str] = (),
     turning: bool = True,
     max_actors: int = 2,
+    fps: float = _PICTURES_A_SECOND,
 ) -> list[ActorTrack]:
     """The actors of a clip, the most certain first.
 
@@ -301,6 +310,7 @@ def find_actors(
         wanted: Names that are compared in any case; they get no advantage otherwise.
         turning: Whether actors may be turned.
         max_actors: Stop after so many.
+        fps: Frames per second; animated actors show `_PICTURES_A_SECOND`.
     """
     video = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 255
     lit = video / torch.from_numpy(tints.astype(np.float32))[:, :, None, None]
@@ -325,15 +335,18 @@ def find_actors(
         candidates.sort(key=lambda item: -item[0])
         least = max(candidates[0][0] - 0.2, _WORTH_FOLLOWING if index else -2.0)
         followed = []
-        for whole, name, poses, score in candidates[:_TRIES]:
-            if whole < least:
-                break
+        sought = {bank.names.index(name) for name in wanted} - {bank.names.index(track.name) for track in tracks}
+        for place, (whole, name, poses, score) in enumerate(candidates):
+            # Fine patterns, such as stripes, are hard to see at first.
+            if (whole < least or place >= _TRIES) and not (name in sought and whole > _HARD_TO_SEE):
+                continue
             track = _follow(bank, lit, small, name, looked_at, poses, score)
             if turning and float(score.max()) > _CLEAR:
                 track = _follow_turning(bank, lit, track)
             followed.append(track)
         followed.sort(key=lambda track: -_quality(track))
         for track in followed:
+            track = _in_time(bank, lit, _resized(bank, lit, track), _PICTURES_A_SECOND / fps)
             whole_track = _with_rivals(bank, video, _polished(bank, lit, track))
             ways = (_trimmed(whole_track, share) for share in _SURE)
             fitting = (t for t in ways if not any(_same_place(t, other) for other in tracks) and accept(t, index))
@@ -382,6 +395,8 @@ _NARROW = (1, 0.7, (-0.03, 0.0, 0.03), (0.0,))
 _POLISH = (1, 0.4, (-0.015, 0.0, 0.015), (0.0,))
 _POLISH_TURNED = (1, 0.4, (-0.015, 0.0, 0.015), tuple(np.deg2rad((-2.0, 0.0, 2.0)).tolist()))
 _RIVAL = (1, 1.5, (-0.1, 0.1), (0.0,))
+_ANY_PICTURE = (3, 1.6, (0.0,), (0.0,))
+_TURN_FAR = (4, 3.0, (0.0,), tuple(np.deg2rad(range(-42, 43, 14)).tolist()))
 _TURN = (1, 1.5, (0.0,), tuple(np.deg2rad(range(-42, 43, 7)).tolist()))
 _TURN_FINE = (1, 0.7, (-0.03, 0.0, 0.03), tuple(np.deg2rad((-4.0, 0.0, 4.0)).tolist()))
 
@@ -393,13 +408,31 @@ def _moved(poses: Tensor, offsets: Tensor) -> Tensor:
     return moved
 
 
+def _scores(bank: ActorBank, images: Tensor, poses: Tensor, templates: Tensor, grid: int, share: float = 0.5) -> Tensor:
+    """Concordance plus a share of the evidence of templates at poses [n, P, 4], [n, P, t]; -2 out of sight."""
+    score, _, evidence, inside = bank.measure(images, poses, templates, grid)
+    return torch.where(inside > _VISIBLE, score + share * evidence.clamp(min=-1), -2.0)
+
+
 def _best(
-    bank: ActorBank, images: Tensor, templates: Tensor, poses: Tensor, offsets: tuple, grid: int = _CLIMB_GRID
+    bank: ActorBank,
+    images: Tensor,
+    templates: Tensor,
+    poses: Tensor,
+    offsets: tuple,
+    grid: int = _CLIMB_GRID,
+    shown: Tensor | None = None,
+    share: float = 0.5,
 ) -> tuple[Tensor, Tensor]:
-    """The best of the poses around each frame's pose: [n, 4] and its score [n], -2 where it is out of sight."""
+    """The best of the poses around each frame's pose: [n, 4] and its score [n], -2 where it is out of sight.
+
+    `shown`: which of the templates each frame shows, [n]; by default the best one.
+    """
     moved = _moved(poses, _offsets(*offsets))
-    score, _, evidence, inside = bank.measure(images, moved, templates, grid)
-    score = torch.where(inside > _VISIBLE, score + 0.5 * evidence.clamp(min=-1), -2.0).amax(2)
+    score = _scores(bank, images, moved, templates, grid, share)
+    score = (
+        score.amax(2) if shown is None else score.gather(2, shown[:, None, None].expand(-1, score.shape[1], 1))[..., 0]
+    )
     best = score.argmax(1)
     every = torch.arange(len(poses))
     return moved[every, best], score[every, best]
@@ -456,10 +489,10 @@ def _follow(
         poses, score = _improved(bank, lit, templates, poses, score, poor, found)
     if score.max() < _CLEAR:
         return _track(bank, name, poses, score)
-    for direction in (1, -1):
+    for direction in (1, -1):  # a size or place that was mistaken once is kept by the frames that start from it
         for _ in range(2):
             before = torch.arange(n).sub(direction).clamp(0, n - 1)
-            poor = torch.nonzero((score < 1.0) & (score[before] > score + 0.1))[:, 0]
+            poor = torch.nonzero((score < _GOOD) & (score[before] > score + _SLIP))[:, 0]
             if len(poor):
                 poses, score = _improved(bank, lit, templates, poses, score, poor, poses[before[poor]])
     for direction in (1, -1):
@@ -511,11 +544,17 @@ def _follow_turning(bank: ActorBank, lit: Tensor, track: ActorTrack) -> ActorTra
     poses = torch.from_numpy(np.stack([track.x, track.y, track.half, track.angle], 1)).float()
     score = torch.full((len(lit),), -2.0)
     for direction in (1, -1):
-        current, velocity = poses[start : start + 1], torch.zeros(1, 4)
+        current, velocity, known = poses[start : start + 1], torch.zeros(1, 4), torch.full((1,), -2.0)
         for frame in range(start, len(lit) if direction > 0 else -1, direction):
             image = lit[frame : frame + 1]
             guess, _ = _best(bank, image, templates, current + velocity, _TURN)
             guess, value = _best(bank, image, templates, guess, _TURN_FINE)
+            if frame != start and value < known - _JERK:
+                far, _ = _best(bank, image, templates, current, _TURN_FAR)
+                for offsets in (_TURN, _TURN_FINE):
+                    far, far_value = _best(bank, image, templates, far, offsets)
+                if far_value > value:
+                    guess, value = far, far_value
             upright = torch.tensor([[*poses[frame, :3].tolist(), 0.0]])
             if not bool(upright.isnan().any()):
                 straight, straight_value = _best(bank, image, templates, upright, _NARROW)
@@ -524,9 +563,77 @@ def _follow_turning(bank: ActorBank, lit: Tensor, track: ActorTrack) -> ActorTra
             if value <= -2:
                 break
             velocity = torch.zeros(1, 4) if frame == start else 0.7 * (guess - current)
-            poses[frame], score[frame], current = guess[0], value[0], guess
+            poses[frame], score[frame], current, known = guess[0], value[0], guess, value
     turned = _track(bank, name, poses, score)
     return turned if _quality(turned) > _quality(track) + 0.05 else track
+
+
+def _resized(bank: ActorBank, lit: Tensor, track: ActorTrack) -> ActorTrack:
+    """The track at another size, if it resembles the actor more there: a small umbrella also lies well inside a large one."""
+    seen = np.flatnonzero(track.visible)
+    if len(seen) < 6:
+        return track
+    name = bank.names.index(track.name)
+    images, templates = lit[seen], bank.templates_of[name]
+    poses = torch.from_numpy(np.stack([track.x, track.y, track.half, track.angle], 1)[seen]).float()
+
+    def resembles(images: Tensor, poses: Tensor) -> Tensor:
+        """Concordance alone: evidence prefers a small template on even ground."""
+        score, _, _, inside = bank.measure(images, poses[:, None], templates)
+        return torch.where(inside > _VISIBLE, score, -2.0).amax((1, 2))
+
+    before = resembles(images, poses)
+    if before.min() > _ALIKE:
+        return track
+    ways = itertools.product(_RESIZED, (-1, 1))  # with the upper, or the lower, edge in its place
+    starts = torch.cat([_scaled(poses, *way) for way in ways])
+    tried, _ = _climb(bank, images.repeat(len(starts) // len(seen), 1, 1, 1), templates, starts, steps=2)
+    alike, way = resembles(images.repeat(len(starts) // len(seen), 1, 1, 1), tried).view(-1, len(seen)).max(0)
+    better = alike > before + _CLEARER
+    if not better.any():
+        return track
+    poses = torch.where(better[:, None], tried.view(-1, len(seen), 4)[way, torch.arange(len(seen))], poses)
+    whole, scores = torch.full((len(lit), 4), torch.nan), torch.full((len(lit),), -2.0)
+    whole[seen] = poses
+    scores[seen] = _scores(bank, images, poses[:, None], templates, _CLIMB_GRID).amax((1, 2))
+    return _track(bank, name, whole, scores)
+
+
+def _scaled(poses: Tensor, factor: float, side: int) -> Tensor:
+    scaled = poses.clone()
+    scaled[:, 2] *= factor
+    scaled[:, 1] += side * (poses[:, 2] - scaled[:, 2])
+    return scaled
+
+
+def _in_time(bank: ActorBank, lit: Tensor, track: ActorTrack, step: float) -> ActorTrack:
+    """The track of an animated actor whose pictures follow one another, `step` a frame.
+
+    Its pictures differ by little more than a shift, so the best one in each frame alone makes a walking crab seem to tremble.
+    """
+    name = bank.names.index(track.name)
+    templates = bank.templates_of[name]
+    seen = np.flatnonzero(track.visible)
+    if len(templates) == 1 or len(seen) < 6:
+        return track
+    poses = torch.from_numpy(np.stack([track.x, track.y, track.half, track.angle], 1)).float()
+    images, own = lit[seen], poses[seen]
+    by_picture = _scores(bank, images, _moved(own, _offsets(*_ANY_PICTURE)), templates, _CLIMB_GRID).amax(1)  # [n, t]
+    shown = (torch.arange(len(templates))[:, None] + torch.from_numpy(np.floor(seen * step + 1e-6)).long()) % len(
+        templates
+    )
+    chosen = shown[by_picture.T.gather(0, shown).mean(1).argmax()]  # the phase that fits best, [n]
+    score = torch.full((len(seen),), -2.0)
+    for offsets in (_ANY_PICTURE, _CLIMB, _CLIMB, _NARROW, _NARROW):
+        better, better_score = _best(bank, images, templates, own, offsets, shown=chosen)
+        gained = better_score > score
+        own = torch.where(gained[:, None], better, own)
+        score = torch.maximum(score, better_score)
+    if score.mean() < np.nanmean(track.score) - _OUT_OF_TIME:
+        return track
+    scores = torch.full((len(poses),), -2.0)
+    poses[seen], scores[seen] = own, score
+    return _track(bank, name, poses, scores)
 
 
 def _polished(bank: ActorBank, lit: Tensor, track: ActorTrack) -> ActorTrack:
@@ -536,10 +643,13 @@ def _polished(bank: ActorBank, lit: Tensor, track: ActorTrack) -> ActorTrack:
         return track
     poses = torch.from_numpy(np.stack([track.x, track.y, track.half, track.angle], 1)).float()
     name = bank.names.index(track.name)
-    offsets = _POLISH_TURNED if np.any(track.angle[seen]) else _POLISH
-    better, score = _best(bank, lit[seen], bank.templates_of[name], poses[seen], offsets, _GRID)
+    fine = _POLISH_TURNED if np.any(track.angle[seen]) else _POLISH
     scores = torch.full((len(poses),), -2.0)
-    poses[seen], scores[seen] = better, score
+    # What lies around the actor hardly counts here: on even ground evidence prefers it smaller than it is.
+    for offsets in (_NARROW, _NARROW, fine):
+        poses[seen], scores[seen] = _best(
+            bank, lit[seen], bank.templates_of[name], poses[seen], offsets, _GRID, share=_POLISHING
+        )
     return _track(bank, name, poses, scores)
 
 

@@ -7,26 +7,30 @@ with the movements, starting from its height in the picture. So pan and truck ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import combinations
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
 
 import cv2
 import numpy as np
 
-from videogen.data.stage.render import CAMERA_SPEED, FAR, MIDDLE, NEAR
+from videogen.data.stage.render import CAMERA_SPEED, SHAKE_HEIGHT
+from videogen.evaluation.stage.parallax import COMPONENTS, DEPTHS, SPEEDS, Tracks, plane_penalty
 
-COMPONENTS = ("pan", "truck", "tilt", "pedestal", "zoom", "push")
-_DEPTHS = np.array([FAR, MIDDLE, NEAR])
 _WINDOW = 4  # frames between new corners
 _WIDE = 8.0  # pixels: contrast is relative to surroundings of this size
+_SIDE = 15  # pixels of the enlarged frames that are compared to follow a corner
+_SHARP = 2.5e-4  # structure at which the error of a shift is half again as large as at best
 _UP = 2  # corners are followed in enlarged frames
-_FINE = (0.001, 0.003)  # screen units a step: error of a track's mean shift, at least and at most
-_ERRORS = 2.0  # the error a shift is given, in medians of what remains
-_COMPONENT = 0.25  # what a further component must gain, in squared errors a track
-_EXCESS = 0.8  # price of rates beyond any command's (tracking shots are faster, and show clear parallax)
-_LACK = 0.8  # and of rates below any command's
 _SHAKE = 1.0
+_SEGMENT = 0.25  # what a further segment must gain
+_AT_REST = np.zeros((2, 2))
+_TURN_SPEEDS = SPEEDS[[0, 2]]
+_TREMBLING = (2.59, 3.7, 4.81)  # Hz
+_NOISE = 0.004  # screen units: error of the trembling's path
+_TURN = 0.55  # the least steady turn beside trembling, in units of the standard speed
+_JERK = 5.0  # pixels of the enlarged frames: a shift that may mislead
 _TOLERANCE = 0.008  # screen units a step: what a track may deviate
 
 
@@ -38,7 +42,8 @@ class CameraMotion:
         rates: [F-1, 6], in units of one command's standard speed (`CAMERA_SPEED`), order `COMPONENTS`.
         inliers: Share of the tracks that this movement explains, 0..1.
         num_tracks: Mean number of tracks per step.
-        tracks: What it was measured from: a row for each corner and step: the corner's number, the step, position, shift.
+        tracks: What it was measured from: a row for each corner and step: the corner's number, the step, position, shift, sharpness.
+        at_once: How many commands may be expected at the same time.
     """
 
     rates: np.ndarray
@@ -46,189 +51,170 @@ class CameraMotion:
     num_tracks: float
     tracks: np.ndarray
     fps: float
-    _known: dict[tuple[int, int], dict[str, float]] = field(default_factory=dict, repr=False, compare=False)
+    at_once: int = 3
+    _known: dict[int, tuple[_Part, ...]] = field(default_factory=dict, repr=False, compare=False)
 
-    def paths(self, num_segments: int | None = None) -> dict[str, np.ndarray]:
+    def explained(self, num_segments: int) -> tuple[dict[str, float], ...]:
+        """For each of equal parts of the clip the fewest components that explain its movement, with their rates in units of the standard speed."""
+        return tuple(part.rates for part in self._parts(num_segments))
+
+    def spans(self, num_segments: int) -> list[tuple[int, int]]:
+        """First and last step (exclusive) of each of equal parts of the clip."""
+        return _parts(len(self.rates), num_segments)
+
+    def shakes(self, num_segments: int) -> tuple[bool, ...]:
+        """Whether the picture trembles in each of equal parts of the clip."""
+        return tuple(self._trembling(*part) > _SHAKE for part in _parts(len(self.rates), num_segments))
+
+    def paths(self, num_segments: int | None, max_segments: int = 1) -> dict[str, np.ndarray]:
         """Positions of the components in screen units (log focal length), [F] each, as the renderer has them.
 
-        With `num_segments` the camera is taken to move evenly in each of so many equal parts, unless it shakes.
+        The camera is taken to move evenly in each of `num_segments` equal parts, but for its trembling; where their number is unknown, of as
+        many as explain the clip best, up to `max_segments`.
         """
-        rates, num_frames = self.rates, len(self.rates) + 1
-        if num_segments is not None and not self.shakes(0, num_frames - 1):
-            rates = np.zeros_like(self.rates)
-            segment = np.minimum(np.arange(num_frames) * num_segments // num_frames, num_segments - 1)
-            for index in range(num_segments):
-                frames = np.flatnonzero(segment == index)
-                start, stop = int(frames[0]), int(min(frames[-1] + 1, num_frames - 1))
-                for name, rate in self.explained(start, stop).items():
-                    rates[start:stop, COMPONENTS.index(name)] = rate
-        found = {}
-        for index, name in enumerate(COMPONENTS):
-            path = np.concatenate([[0.0], np.cumsum(rates[:, index])]) * CAMERA_SPEED[name] / self.fps
-            found[name] = path - path.min() if name in ("push", "zoom") else path - (path.max() + path.min()) / 2
-        return found
+        if num_segments is None:
+            num_segments = min(range(1, max_segments + 1), key=self._price)
+        rates = np.concatenate([part.steps for part in self._parts(num_segments)])
+        return {name: _path(name, rates[:, index] / self.fps) for index, name in enumerate(COMPONENTS)}
 
-    def shakes(self, start: int, stop: int) -> bool:
-        """Whether the picture trembles between two frames."""
-        return bool(self.trembling(start, stop) > _SHAKE)
+    def _price(self, num_segments: int) -> float:
+        parts = self._parts(num_segments)
+        return sum(part.price for part in parts) / len(parts) + _SEGMENT * (num_segments - 1)
 
-    def trembling(self, start: int, stop: int) -> float:
+    def _trembling(self, start: int, stop: int) -> float:
         """Root mean square of pan and tilt around their local mean, in units of the standard speed."""
         found = []
-        for first in range(start, stop, _WINDOW):
-            rates = self.rates[first : min(first + _WINDOW, stop)][:, [0, 2]]
+        for first in range(start - start % _WINDOW, stop, _WINDOW):
+            rates = self.rates[max(first, start + 1) : min(first + _WINDOW, stop)][:, [0, 2]]
             if len(rates) > 1:
                 found.append(((rates - rates.mean(0)) ** 2).mean())
         return float(np.sqrt(2 * np.mean(found))) if found else 0.0
 
-    def explained(self, start: int, stop: int) -> dict[str, float]:
-        """The fewest components that explain the movement between two frames, with their rates in units of the standard speed."""
-        if (start, stop) not in self._known:
-            self._known[start, stop] = self._explain(start, stop)
-        return self._known[start, stop]
+    def _parts(self, num_segments: int) -> tuple[_Part, ...]:
+        if num_segments not in self._known:
+            spans, shaking = _parts(len(self.rates), num_segments), self.shakes(num_segments)
+            found = [self._explain(*span, shakes, _AT_REST) for span, shakes in zip(spans, shaking, strict=True)]
+            if num_segments > 1 and any({"zoom", "push"} & set(part.rates) for part in found):
+                # Now it is known how near each part comes before it begins, and after it ended.
+                steps = np.concatenate([part.steps for part in found])
+                nearness = np.stack(
+                    [_path(name, steps[:, COMPONENTS.index(name)] / self.fps) for name in ("zoom", "push")]
+                )
+                found = [
+                    self._explain(*span, shakes, nearness[:, list(span)])
+                    for span, shakes in zip(spans, shaking, strict=True)
+                ]
+            self._known[num_segments] = tuple(found)
+        return self._known[num_segments]
 
-    def _explain(self, start: int, stop: int) -> dict[str, float]:
-        step = self.tracks[:, 1]
-        corners = _means(self.tracks[(step >= max(start, 1)) & (step < stop)])  # a clip's first step may be a jerk
-        if len(corners) < 10:
-            return {}
-        step, x, y, dx, dy, length = corners.T
-        shaking = self.shakes(start, stop)
-        window = (step // _WINDOW).astype(int)
-        data = _Data(
-            position=np.stack([x, y], 1),
-            shift=np.stack([dx, dy], 1),
-            weight=np.sqrt(length),
-            time=np.stack([step - start, stop - step], 1),
-            window=np.unique(window, return_inverse=True)[1] if shaking else None,
+    def _explain(self, start: int, stop: int, shaking: bool, nearness: np.ndarray) -> _Part:
+        """`nearness`: log focal length and push at the part's beginning and end, [2, 2]."""
+        # A part's first step may be a jerk.
+        rows = self.tracks[(self.tracks[:, 1] > start) & (self.tracks[:, 1] < stop)]
+        if len(_means(rows)) < 10:
+            return _Part({}, np.zeros((stop - start, 6)), math.inf)
+        every = self._data(rows, start, stop, shaking, nearness)
+        step = rows[:, 1].astype(int) - start
+        rates, turns = self.rates[start:stop].mean(0), self.rates[start:stop, [0, 2]]
+        tremor = np.zeros_like(turns)
+        for _ in range(3 if shaking else 1):
+            if shaking:
+                drift = [
+                    _drift(turns[1:, k] * speed, self.fps) / speed for k, speed in enumerate(_TURN_SPEEDS / self.fps)
+                ]
+                tremor = turns - drift
+                rows = rows.copy()
+                rows[:, 4:6] = every.shift - every.turned(rates, tremor[step])
+            data = self._data(_means(rows), start, stop, shaking, nearness)
+            price, rates = data.calibrated().explained()
+            if shaking:
+                turns = every.turns(rates, step, tremor + rates[[0, 2]])
+        every_step = np.tile(rates, (stop - start, 1))
+        every_step[:, [0, 2]] += tremor
+        jerk = self.tracks[self.tracks[:, 1] == start]
+        if start and len(jerk):  # where trembling begins or ends the picture jumps
+            first = self._data(jerk, start, stop, shaking, nearness)
+            every_step[:1, [0, 2]] = first.turns(rates, np.zeros(len(jerk), int), self.rates[start : start + 1, [0, 2]])
+        found = {name: float(rate) for name, rate in zip(COMPONENTS, rates, strict=True) if rate}
+        if shaking:  # what is no turn is what the trembling left
+            found = {name: rate for name, rate in found.items() if name not in ("pan", "tilt") or abs(rate) > _TURN}
+        return _Part(found, every_step * SPEEDS, price)
+
+    def _data(self, rows: np.ndarray, start: int, stop: int, shaking: bool, nearness: np.ndarray) -> Tracks:
+        """`rows`: of `tracks`, or their means."""
+        step, position, shift, sharpness, length = rows[:, 1], rows[:, 2:4], rows[:, 4:6], rows[:, 6:9], rows[:, 9:]
+        return Tracks(
+            position=position,
+            shift=shift,
+            sharpness=sharpness[:, [0, 1, 1, 2]].reshape(-1, 2, 2),
+            weight=np.sqrt(length[:, 0]) if length.size else np.ones(len(rows)),
+            time=np.stack([step + 0.5 - start, stop - step - 0.5], 1),
+            nearness=nearness,
+            shaking=shaking,
+            speeds=SPEEDS / self.fps,
+            at_once=self.at_once - shaking,  # trembling is a command too
         )
-        data = data.calibrated()
-        speeds = np.array([CAMERA_SPEED[name] for name in COMPONENTS]) / self.fps
-        fits = {kept: data.fit(kept) for size in (0, 1, 2) for kept in combinations(range(6), size)}
-
-        def price(kept: tuple[int, ...]) -> float:
-            cost, found = fits[kept]
-            size = np.abs(found[list(kept)] / speeds[list(kept)])
-            unusual = np.maximum(size - 1.35, 0) * _EXCESS + np.maximum(0.7 - size, 0) * _LACK
-            return cost * 1.1 ** len(kept) + _COMPONENT * len(kept) + float(unusual.sum())
-
-        best = min(fits, key=price)
-        while len(best) in (2, 3):  # three at once are rare: grow the best pair
-            larger = [tuple(sorted((*best, c))) for c in range(6) if c not in best]
-            fits.update({kept: data.fit(kept) for kept in larger})
-            grown = min(larger, key=price)
-            if price(grown) >= price(best):
-                break
-            best = grown
-        rates = fits[best][1]
-        if shaking:  # trembling also drifts: a turn besides must be clear
-            best = tuple(c for c in best if c not in (0, 2))
-            drift = self.rates[start:stop].mean(0)
-            turns = {COMPONENTS[c]: float(drift[c]) for c in (0, 2) if abs(drift[c]) > 0.65}
-        else:
-            turns = {}
-        return {**turns, **{COMPONENTS[c]: float(rates[c] / speeds[c]) for c in best}}
 
 
 @dataclass(frozen=True)
-class _Data:
-    """Tracks of one part of the clip, ready to be explained."""
+class _Part:
+    """How one part of a clip is explained: rates in units of the standard speed, all six in screen units a second [steps, 6], and the price."""
 
-    position: np.ndarray
-    shift: np.ndarray
-    weight: np.ndarray
-    time: np.ndarray  # steps since the part's beginning and to its end, [N, 2]
-    window: np.ndarray | None  # pan and tilt are free in each of these
-    fine: float = _FINE[1]  # the usual error of a shift
-
-    def calibrated(self) -> _Data:
-        """With the error that remains when all components are free: a sharp clip tells more than a blurred one."""
-        rest = self._residuals(tuple(range(6)))[2]
-        return replace(self, fine=float(np.clip(_ERRORS * np.median(rest), *_FINE)))
-
-    @cached_property
-    def _penalties(self) -> np.ndarray:
-        return 0.1 * _penalty(self.position[:, 1])
-
-    @cached_property
-    def _at_rest(self) -> np.ndarray:
-        return _designs(self.position, np.ones(len(self.position)), np.zeros(len(self.position)))
-
-    def fit(self, components: tuple[int, ...]) -> tuple[float, np.ndarray]:
-        """Robust fit of some components, constant in time: mean cost of a track, rates [6]."""
-        return self._residuals(components)[:2]
-
-    def _residuals(self, components: tuple[int, ...]) -> tuple[float, np.ndarray, np.ndarray]:
-        """The same with what remains of each track's shift, [N]."""
-        penalty = self._penalties
-        rates, plane = np.zeros(6), penalty.argmin(1)
-        robust = self.weight
-        columns = list(components)
-        num_free = 0 if self.window is None else 2 * (int(self.window.max()) + 1)
-        every = np.arange(len(plane))
-        free = np.zeros((len(plane), 2, num_free))
-        if self.window is not None:
-            columns = [c for c in columns if c not in (0, 2)]
-            for axis in (0, 1):
-                free[every, axis, 2 * self.window + axis] = 1.0
-        size = len(columns) + num_free
-        rest, cost, error = self.shift, 0.0, np.zeros((len(plane), 3))
-        for iteration in range(6):
-            designs = self._at_rest
-            if rates[4] or rates[5]:
-                # Zoom and push only ever come nearer than rest: a negative rate ends at rest, a positive one begins there.
-                since = [np.abs(rates[c]) * self.time[:, 0 if rates[c] > 0 else 1] for c in (4, 5)]
-                designs = _designs(self.position, np.exp(np.minimum(since[0], 0.7)), np.minimum(since[1], 0.6))
-            before = rates
-            if size:
-                rows = np.concatenate([designs[plane, every][:, :, columns], free], 2) * robust[:, None, None]
-                rows = rows.reshape(-1, size)
-                target = (self.shift * robust[:, None]).ravel()
-                solution = np.linalg.solve(rows.T @ rows + 1e-6 * np.eye(size), rows.T @ target)
-                rates = np.zeros(6)
-                rates[columns] = solution[: len(columns)]
-                rest = self.shift - free @ solution[len(columns) :]
-            error = ((rest - designs @ rates) ** 2).sum(-1).T
-            # Coarse at first, so that the heights in the picture decide on the planes until the movement is roughly known.
-            fine = self.fine * (max(1.0, 4 - 1.5 * iteration) if size else 1.0)
-            costs = error / fine**2 / (1 + error / (16 * fine**2)) + penalty
-            plane, last = costs.argmin(1), plane
-            cost = float((costs.min(1) * self.weight).sum() / self.weight.sum())
-            settled = iteration > 2 and np.array_equal(plane, last) and np.abs(rates - before).max() < 1e-5
-            if not size or settled:
-                break
-            scale = (self.fine * max(1.5, 6 - 2 * iteration)) ** 2
-            robust = self.weight / (1 + error[every, plane] / scale)
-        return cost, rates, np.sqrt(error[every, plane])
+    rates: dict[str, float]
+    steps: np.ndarray
+    price: float
 
 
-def camera_motion(frames: np.ndarray, fps: float, boxes: np.ndarray) -> CameraMotion | None:
+def _drift(turns: np.ndarray, fps: float) -> float:
+    """The steady part of a trembling turn, per step: the slope of a line through its path beside waves of the trembling's frequencies."""
+    path = np.concatenate([[0.0], np.cumsum(turns)])
+    steps = np.arange(len(path)) - len(turns) / 2
+    waves = [wave(2 * np.pi * rate / fps * steps) for rate in _TREMBLING for wave in (np.sin, np.cos)]
+    design = np.stack([np.ones(len(path)), steps, *waves], 1)
+    prior = np.array([0.0, 0.0] + [_NOISE / (0.32 * SHAKE_HEIGHT)] * len(waves))
+    return float(np.linalg.solve(design.T @ design + np.diag(prior**2), design.T @ path)[1])
+
+
+def _parts(num_steps: int, num_segments: int) -> list[tuple[int, int]]:
+    """First and last step (exclusive) of each part: a step belongs to the part of the frame that it leads to."""
+    part = (np.arange(num_steps) + 1) * num_segments // (num_steps + 1)
+    ends = [int(np.searchsorted(part, k)) for k in range(num_segments + 1)]
+    return list(pairwise(ends))
+
+
+def _path(name: str, steps: np.ndarray) -> np.ndarray:
+    """Positions [F] from the steps between them; sideways moves are centred, those in depth only come nearer than rest."""
+    path = np.concatenate([[0.0], np.cumsum(steps)])
+    return path - path.min() if name in ("push", "zoom") else path - (path.max() + path.min()) / 2
+
+
+def camera_motion(frames: np.ndarray, fps: float, boxes: np.ndarray, at_once: int = 3) -> CameraMotion | None:
     """The camera of a clip, or `None` where too little can be followed.
 
     Args:
         frames: uint8 [F, H, W, 3].
         fps: Frames per second.
         boxes: [n, F, 4] actor boxes to leave out: left, top, right, bottom in screen units; NaN = none.
+        at_once: How many commands the camera may follow at the same time.
     """
     tracks = _tracks(frames, boxes)
     if tracks is None:
         return None
-    start, step, position, shift = tracks  # window's first frame, step, [N, 2], [N, 2]
+    identity, step, position, shift, sharpness = tracks
     num_steps = len(frames) - 1
-    identity = start  # one integer per tracked corner
     count = identity.max() + 1
     row = np.zeros(count)
     row[identity] = position[:, 1]
-    penalty = _penalty(row)
+    penalty = plane_penalty(row)
     plane = penalty.argmin(1)
     focal, push = np.ones(num_steps), np.zeros(num_steps)
     weight = np.ones(len(step))
     rates = np.zeros((num_steps, 6))
     for iteration in range(7):
-        rates = _solve(num_steps, step, position, shift, weight, _DEPTHS[plane][identity], focal, push)
+        rates = _solve(num_steps, step, position, shift, weight, DEPTHS[plane][identity], focal, push)
         cost = np.zeros((count, 3))
         errors = np.empty((len(step), 3))
-        for index, depth in enumerate(_DEPTHS):
+        for index, depth in enumerate(DEPTHS):
             predicted = _predict(rates[step], position, depth, focal[step], push[step])
             errors[:, index] = np.hypot(*(shift - predicted).T)
             capped = np.minimum((errors[:, index] / _TOLERANCE) ** 2, 25)
@@ -242,28 +228,16 @@ def camera_motion(frames: np.ndarray, fps: float, boxes: np.ndarray) -> CameraMo
         focal, push = _state(rates)
     inliers = float((error < 2.5 * _TOLERANCE).mean())
     speeds = np.array([CAMERA_SPEED[name] for name in COMPONENTS]) / fps
-    steps = np.column_stack([identity, step, position, shift])
-    return CameraMotion(rates / speeds, inliers, len(step) / num_steps, steps, fps)
+    steps = np.column_stack([identity, step, position, shift, sharpness[identity]])
+    return CameraMotion(rates / speeds, inliers, len(step) / num_steps, steps, fps, at_once)
 
 
 def _means(steps: np.ndarray) -> np.ndarray:
-    """Mean step, position and shift of each corner, and the number of its steps, [N, 6]; corners seen once are left out."""
+    """Means of the rows of each corner, and how many they are, [N, 10]; corners seen once are left out."""
     _, identity = np.unique(steps[:, 0], return_inverse=True)
     length = np.bincount(identity)
-    sums = [np.bincount(identity, column) for column in steps[:, 1:].T]
+    sums = [np.bincount(identity, column) for column in steps.T]
     return np.column_stack([*(total / length for total in sums), length])[length > 1]
-
-
-def _penalty(row: np.ndarray) -> np.ndarray:
-    """What a corner's height says about its plane, [N, 3] for far, middle and near."""
-    return np.stack(
-        [
-            np.clip((row - 0.1) * 12, 0, 12),
-            np.clip(np.maximum(-0.35 - row, row - 0.8) * 12, 0, 12),
-            np.clip((0.8 - row) * 30, 0, 12),
-        ],
-        1,
-    )
 
 
 def _state(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -272,13 +246,13 @@ def _state(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.exp(np.clip(zoom - min(zoom.min(), 0.0), 0, 0.7)), np.clip(depth - min(depth.min(), 0.0), 0, 0.6)
 
 
-def _tracks(frames: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-    """Corner identity [N], step [N], position and shift in screen units [N, 2]."""
+def _tracks(frames: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, ...] | None:
+    """Corner identity [N], step [N], position and shift in screen units [N, 2]; sharpness of every corner [corners, 3], see `_sharpness`."""
     num_frames, height, width = frames.shape[:3]
     gray = [
         cv2.resize(_contrast(frame), (width * _UP, height * _UP), interpolation=cv2.INTER_CUBIC) for frame in frames
     ]
-    identities, steps, positions, shifts = [], [], [], []
+    identities, steps, positions, shifts, sharpness = [], [], [], [], []
     total = 0
     unit = height * _UP / 2
     middle = np.array([width, height]) * _UP / 2 - 0.5
@@ -295,11 +269,9 @@ def _tracks(frames: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarr
         points = corners[:, 0]
         names = total + np.arange(len(points))
         total += len(points)
+        sharpness.append(_sharpness(gray[first], points))
         for frame in range(first, last):
-            after, found, _ = _flow(gray[frame], gray[frame + 1], points)
-            back, found_back, _ = _flow(gray[frame + 1], gray[frame], after)
-            good = (found & found_back).astype(bool) & (np.abs(back - points).max(1) < 0.6)
-            good &= ((after > 3) & (after < np.array([width, height]) * _UP - 4)).all(1)
+            after, good = _followed(gray[frame], gray[frame + 1], points)
             points, after, names = points[good], after[good], names[good]
             if not len(points):
                 break
@@ -310,7 +282,17 @@ def _tracks(frames: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarr
             points = after
     if sum(map(len, steps)) < 8 * (num_frames - 1):
         return None
-    return np.concatenate(identities), np.concatenate(steps), np.concatenate(positions), np.concatenate(shifts)
+    return tuple(np.concatenate(values) for values in (identities, steps, positions, shifts, sharpness))
+
+
+def _sharpness(gray: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """How well a shift can be followed at each point: symmetric matrices as xx, xy, yy, [N, 3], whose squares are shares of the best precision."""
+    column, row = np.clip(points.round().astype(int), 0, np.array(gray.shape[::-1]) - 1).T
+    first, second, *directions = cv2.cornerEigenValsAndVecs(gray, _SIDE, 3)[row, column].T
+    found = np.zeros((3, len(points)))
+    for value, x, y in ((first, *directions[:2]), (second, *directions[2:])):
+        found += np.sqrt(value / (value + _SHARP)) * np.stack([x * x, x * y, y * y])
+    return found.T
 
 
 def _contrast(frame: np.ndarray) -> np.ndarray:
@@ -321,17 +303,52 @@ def _contrast(frame: np.ndarray) -> np.ndarray:
     return np.clip(128 + level * (255 / (np.log(275) - np.log(20))), 0, 255).astype(np.uint8)
 
 
-def _flow(before: np.ndarray, after: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _followed(before: np.ndarray, after: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where points move, [N, 2], and which of them could be followed there and back, [N] bool."""
+    places, good, error = _there_and_back(before, after, points, np.zeros(2))
+    jerk = np.array(cv2.phaseCorrelate(before.astype(np.float32), after.astype(np.float32), _hanning(before.shape))[0])
+    if np.hypot(*jerk) > _JERK:  # among windows of a house the nearest one may be another
+        jerked, good_too, other_error = _there_and_back(before, after, points, jerk)
+        better = good_too & (~good | (other_error < error))
+        places, good = np.where(better[:, None], jerked, places), good | good_too
+    height, width = before.shape
+    return places, good & ((places > 3) & (places < np.array([width, height]) - 4)).all(1)
+
+
+@lru_cache(maxsize=4)
+def _hanning(shape: tuple[int, int]) -> np.ndarray:
+    return cv2.createHanningWindow(shape[::-1], cv2.CV_32F)
+
+
+def _there_and_back(
+    before: np.ndarray, after: np.ndarray, points: np.ndarray, guess: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    moved, found, error = _flow(before, after, points, guess)
+    back, found_back, _ = _flow(after, before, moved, -guess)
+    return moved, found & found_back & (np.abs(back - points).max(1) < 0.6), error
+
+
+def _flow(
+    before: np.ndarray, after: np.ndarray, points: np.ndarray, guess: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.01)
+    start = points.astype(np.float32)[:, None]
     moved, found, error = cv2.calcOpticalFlowPyrLK(  # type: ignore[call-overload]
-        before, after, points.astype(np.float32)[:, None], None, winSize=(15, 15), maxLevel=2, criteria=criteria
+        before,
+        after,
+        start,
+        start + guess.astype(np.float32),
+        winSize=(_SIDE, _SIDE),
+        maxLevel=2,
+        criteria=criteria,
+        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     )
     return moved[:, 0], found[:, 0].astype(bool), error[:, 0]
 
 
 def _designs(position: np.ndarray, focal: np.ndarray, push: np.ndarray) -> np.ndarray:
     """Derivatives of shifts by the six components on each plane, [3, N, 2, 6]."""
-    distance = _DEPTHS[:, None] - push
+    distance = DEPTHS[:, None] - push
     rows = np.zeros((*distance.shape, 2, 6))
     for axis, (turn, move, sign) in enumerate(((0, 1, -1.0), (2, 3, 1.0))):
         rows[..., axis, turn] = sign * focal

@@ -28,6 +28,7 @@ _LOST, _LOST_AFTER_A_JUMP = 0.75, 0.88  # worst window's concordance relative to
 _STRIDE = 0.75  # the longest way of an actor in one frame, in `half`
 _JUMP, _JUMP_IN_SIZE = 0.85, 0.3  # between windows: way in `half`, and log ratio of sizes; a true actor jumps less
 _SECOND_SCORE, _SECOND_EVIDENCE = 0.8, 0.2
+_UNMISTAKABLE = (0.9, 0.3, 0.08)  # score and margin of a second actor for which less evidence is enough
 _SKY, _IN_THE_SKY = -0.35, 0.86  # so high up a second actor must match better than the moon matches a penguin
 _BRIGHT = 1.1  # and a first one, if it has so much contrast: the moon outshines a penguin
 _SCENE_DISTANCE, _SCENE_RATIO = 2.6, 0.8  # nearest scene's prototypes; relative to the next scene's
@@ -75,13 +76,18 @@ def check(frames: np.ndarray, fps: float, asked: Mapping[str, Any], vocabulary: 
         lambda track, index: _recognised(track, index > 0, aspect),
         wanted,
         turning="spins" in vocabulary.motions,
+        fps=fps,
     )
     boxes = _boxes(tracks, len(frames))
     scenery = recognise(frames, vocabulary.scenes, _ignored(boxes, frames))
-    camera = camera_motion(frames, fps, boxes)
+    camera = camera_motion(frames, fps, boxes, vocabulary.max_camera_commands)
     subject = next((track for track in tracks if track.name in wanted[:1]), tracks[0] if tracks else None)
     num_segments = len(asked["camera"]) if asked.get("camera") else None
-    moves = movement(subject, camera, fps, num_segments) if subject is not None and camera is not None else None
+    moves = (
+        movement(subject, camera, fps, num_segments, vocabulary.max_camera_segments)
+        if subject is not None and camera is not None
+        else None
+    )
 
     found = [track.name for track in tracks]
     verdicts = {}
@@ -98,7 +104,7 @@ def check(frames: np.ndarray, fps: float, asked: Mapping[str, Any], vocabulary: 
     speed = moves.speed if moves is not None and motion == asked.get("motion") else None
     verdicts["speed"] = Verdict(speed is not None and speed == asked.get("speed"), speed)
     if asked.get("camera") is not None:
-        seen = _camera(camera, asked["camera"], len(frames), moves)
+        seen = _camera(camera, asked["camera"], moves)
         right = seen is not None and all(
             set(a) - {"Static shot"} == set(b) for a, b in zip(asked["camera"], seen, strict=True)
         )
@@ -135,7 +141,9 @@ def _recognised(track: ActorTrack, second: bool, aspect: float) -> bool:
         return False
     if not _GAIN[0] < contrast < _GAIN[1] or gain[1] < 0.75 * contrast or mean + contrast / 2 < _SCORE_AND_GAIN:
         return False
-    if second and (evidence < _SECOND_EVIDENCE or np.median(track.half[seen]) < SECOND_HALF):
+    # A palm tree's trunk covers little of its square, but nothing else resembles it.
+    least_evidence = _UNMISTAKABLE[2] if mean > _UNMISTAKABLE[0] and margin > _UNMISTAKABLE[1] else _SECOND_EVIDENCE
+    if second and (evidence < least_evidence or np.median(track.half[seen]) < SECOND_HALF):
         return False
     if (second or contrast > _BRIGHT) and np.median(track.y[seen]) < _SKY and mean < _IN_THE_SKY:
         return False
@@ -224,28 +232,21 @@ def _light(scenery: Scenery, num_frames: int, event: str | None) -> str | None:
     return LIGHTS[index] if index is not None and steady else None
 
 
-def _camera(
-    camera: CameraMotion | None, asked: list[list[str]], num_frames: int, moves: Movement | None
-) -> list[list[str]] | None:
+def _camera(camera: CameraMotion | None, asked: list[list[str]], moves: Movement | None) -> list[list[str]] | None:
     """The commands seen in each of the asked segments; `None` if undetermined."""
     if camera is None or camera.inliers < 0.6 or camera.num_tracks < 8:
         return None
-    segment = np.minimum(np.arange(num_frames) * len(asked) // num_frames, len(asked) - 1)
     seen = []
-    for index in range(len(asked)):
-        frames = np.flatnonzero(segment == index)
-        start, stop = int(frames[0]), int(min(frames[-1] + 1, num_frames - 1))
-        commands = ["Shake"] if camera.shakes(start, stop) else []
-        rates = camera.explained(start, stop)
+    parts = len(asked)
+    seen_parts = zip(asked, camera.spans(parts), camera.shakes(parts), camera.explained(parts), strict=True)
+    for wanted, span, shakes, rates in seen_parts:
+        commands = ["Shake"] if shakes else []
         # An actor that keeps its place before a camera that moves along with it: that is a tracking shot, and just as much a truck.
-        tracking = (
-            moves is not None
-            and abs(moves.velocity) > 0.17
-            and abs(moves.on_screen) < _KEPT_IN_PLACE * abs(moves.velocity)
-        )
+        velocity, on_screen = moves.velocities(*span) if moves is not None else (0.0, 0.0)
+        tracking = abs(velocity) > 0.17 and abs(on_screen) < _KEPT_IN_PLACE * abs(velocity)
         for name, rate in rates.items():
             command = _COMMANDS[name, 1 if rate > 0 else -1]
-            if name == "truck" and tracking and rate * moves.velocity > 0 and command not in asked[index]:  # type: ignore[union-attr]
+            if name == "truck" and tracking and rate * velocity > 0 and command not in wanted:
                 commands.append("Tracking shot")
             elif abs(rate) > _RATE[1] and name not in ("tilt", "pan"):
                 return None
@@ -268,8 +269,11 @@ def _relation(tracks: list[ActorTrack], asked: Mapping[str, Any]) -> str | None:
 
 
 def _event(scenery: Scenery, tracks: list[ActorTrack], num_frames: int) -> str | None:
-    first, last = (_clear_nearest(scenery.lights[k]) for k in (0, -1))
-    if first == LIGHTS.index("day") and last == LIGHTS.index("night"):
+    day, night = LIGHTS.index("day"), LIGHTS.index("night")
+    first = scenery.lights[0]
+    # Before a large actor day resembles sunset; that it is not yet night is what counts.
+    by_day = first.argmin() == day and first[day] < min(_SCENE_DISTANCE, _SCENE_RATIO * first[night])
+    if by_day and _clear_nearest(scenery.lights[-1]) == night:
         return "night falls"
     for track in tracks:
         if not track.visible[: num_frames // 5].any() and track.visible[-num_frames // 5 :].all():

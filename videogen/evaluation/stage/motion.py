@@ -21,13 +21,24 @@ _ROUGHNESS = 0.045  # screen units: how far a straight or still track may deviat
 class Movement:
     """What an actor does; `rate` is 1 at normal speed; `None` where it cannot be told.
 
-    `velocity` is that along x in its plane, screen units a second.
+    In the `frames` that show it, `across` is its place along x in its plane and `on_screen` that in the picture, in screen units.
     """
 
     motion: str | None
     rate: float
-    velocity: float
-    on_screen: float
+    frames: np.ndarray
+    across: np.ndarray
+    on_screen: np.ndarray
+    fps: float
+
+    def velocities(self, start: int, stop: int) -> tuple[float, float]:
+        """Speed along x in its plane and on the screen, screen units a second, between two frames; 0 where it is hardly seen."""
+        # At the border of two parts the camera may jump.
+        within = (self.frames > start) & (self.frames <= stop) if start else self.frames <= stop
+        if within.sum() < 4:
+            return 0.0, 0.0
+        across, on_screen = (_line(self.frames[within] / self.fps, x[within])[0] for x in (self.across, self.on_screen))
+        return across, on_screen
 
     @property
     def speed(self) -> str | None:
@@ -37,12 +48,14 @@ class Movement:
         return ("slow", "normal", "fast")[int(np.searchsorted(_SPEED_LIMITS, self.rate))]
 
 
-def movement(track: ActorTrack, camera: CameraMotion, fps: float, num_segments: int | None = None) -> Movement:
-    """The movement of an actor in its own plane; `num_segments`: in how many equal parts the camera moves, if known."""
+def movement(
+    track: ActorTrack, camera: CameraMotion, fps: float, num_segments: int | None = None, max_segments: int = 1
+) -> Movement:
+    """The movement of an actor in its own plane; `num_segments`: in how many equal parts the camera moves, if known; else at most so many."""
     seen = track.visible
     if seen.sum() < 6:
-        return Movement(None, 0.0, 0.0, 0.0)
-    path = camera.paths(num_segments)
+        return Movement(None, 0.0, np.zeros(0, int), np.zeros(0), np.zeros(0), fps)
+    path = camera.paths(num_segments, max_segments)
     near = np.maximum(ACTOR - path["push"], 0.4) / ACTOR
     scale = near / np.exp(path["zoom"])
     times = np.arange(len(seen)) / fps
@@ -57,14 +70,13 @@ def movement(track: ActorTrack, camera: CameraMotion, fps: float, num_segments: 
     vy, rough_y = _line(t, foot_free)
     grow, rough_size = _line(t, size)
     spin, _ = _line(t, turn)
-    on_screen, _ = _line(t, track.x[seen])
     moving_y = abs(vy) - abs(grow) * float(np.exp(size).mean())  # growing alone moves the centre that much
     speeds = {"x": abs(vx), "y": moving_y, "grow": abs(grow), "turn": abs(spin)}
     moving = [name for name in speeds if speeds[name] > _MOVING[name]]
     still = [name for name in speeds if speeds[name] < _STILL[name]]
 
     def found(motion: str | None, rate: float) -> Movement:
-        return Movement(motion, rate, vx, on_screen)
+        return Movement(motion, rate, np.flatnonzero(seen), x, track.x[seen], fps)
 
     height, rate, rough = _jump(t, y)
     wobble, frequency, rough_wobble = _wave(t, x)

@@ -19,6 +19,7 @@ from videogen.data.stage.vocabulary import CAMERAS, LIGHTS, SCENES, ClipSpec
 _ROWS, _COLUMNS = 12, 16
 _CLIPS = 12  # prototypes' clips per scene and light
 _FRAMES = 3
+_LEAST_ROWS = 2  # of a frame that is looked at
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Scenery:
     Attributes:
         scenes: Mean distance to the nearest prototype of every scene that was compared.
         lights: The same for every light of `LIGHTS`, per looked-at frame: [n, 3].
-        frames: Which frames were looked at.
+        frames: Which frames were looked at: those that actors leave enough of.
     """
 
     scenes: np.ndarray
@@ -97,16 +98,20 @@ def recognise(
         frames: uint8 [F, H, W, 3].
         scenes: What to compare with.
         ignore: Pixels of actors, [F, H, W] bool.
-        looked_at: Frames to compare; default five over the clip.
+        looked_at: Frames to compare, but for those that are hidden; default five over the clip.
     """
     prototypes = _prototypes(scenes)
     if looked_at is None:
         looked_at = tuple(sorted({round(k * (len(frames) - 1) / 4) for k in range(5)}))
+    described = {index: describe(frames[index], None if ignore is None else ignore[index]) for index in looked_at}
+    # A large actor may hide everything in some frames; they say nothing then.
+    described = {index: found for index, found in described.items() if np.isfinite(found[:, 0]).sum() >= _LEAST_ROWS}
+    if not described:
+        described = {index: describe(frames[index]) for index in looked_at}
     scene_distances, lights = [], []
-    for index in looked_at:
-        found = describe(frames[index], None if ignore is None else ignore[index])
+    for found in described.values():
         difference = np.minimum(np.abs(prototypes.features - found) / prototypes.spread, 6) ** 2
         distance = np.sqrt(np.nanmean(difference, (1, 2)))
         scene_distances.append([distance[prototypes.scene == k].min() for k in range(len(scenes))])
         lights.append([distance[prototypes.light == k].min() for k in range(len(LIGHTS))])
-    return Scenery(np.mean(scene_distances, 0), np.array(lights), looked_at)
+    return Scenery(np.mean(scene_distances, 0), np.array(lights), tuple(described))
