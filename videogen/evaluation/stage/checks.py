@@ -20,8 +20,8 @@ from videogen.evaluation.stage.scenery import Scenery, recognise
 _MEAN_SCORE, _LEAST_SCORE = 0.76, 0.5  # concordance over the clip, and of the second worst frame
 _SCORE_AND_GAIN = 1.1  # mean concordance plus half the contrast: a ghost has little of both
 _MARGIN = 0.12  # before the next best actor
-# What another sprite may explain of the rest: at most 0.13 in the tokenizer's reconstructions, 0.3 and more in blends that the rules above let pass.
-_MIXED = 0.18
+# What another sprite may explain of the rest: at most 0.13 in the tokenizer's reconstructions, 0.16 and more in most blends that the rules above let pass.
+_MIXED = 0.15
 _GAIN = (0.5, 1.6)  # contrast relative to the sprite
 _WINDOW = 3  # frames; a single bad frame is forgiven, a window of them is not
 _LOST, _LOST_AFTER_A_JUMP = 0.75, 0.88  # worst window's concordance relative to the best one's
