@@ -17,12 +17,8 @@ RUNG1 = rungs()["rung1"]
 BASE = ClipSpec((ActorSpec("fox", "moves left"),), "snow", "day", camera=(("Static shot",),), seed=5)
 
 
-RIGHT = {"rung1": 0.98, "rung2": 0.98, "rung3": 0.97, "rung4": 0.95}  # events and relations, of few clips, miss 0.98
-    "rung1": 0.98,
-    "rung2": 0.98,
-    "rung3": 0.97,
-    "rung4": 0.97,
-}  # 0.98 is missed on events and relations, of few clips
+# Events and relations, of few clips, miss 0.98.
+RIGHT = {"rung1": 0.98, "rung2": 0.98, "rung3": 0.97, "rung4": 0.95}
 
 
 def pixels(spec: ClipSpec) -> np.ndarray:
