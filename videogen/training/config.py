@@ -30,6 +30,8 @@ class DataConfig(Section):
         source: "stage" renders clips of a rung, "folder" reads videos and captions.
         rung: of Stage.
         num_clips: of Stage; the last `num_validation` clips of the cache are kept for validation.
+        seed: of the clips (Stage); null = the run's. Another run seed on the same clips draws other batches, captions and noise from
+            a cache that is there already.
         path: folder of videos with `captions` (JSONL: `file`, `caption`).
         cache: folder of the latent cache; built when missing or incomplete. Empty: clips of Stage are rendered and encoded
             while training, on the device that trains; `num_clips` is then of no account.
@@ -49,6 +51,7 @@ class DataConfig(Section):
     source: Literal["stage", "folder"] = "stage"
     rung: str = "rung1"
     num_clips: int = Field(default=20_000, ge=2)
+    seed: int | None = None
     num_validation: int = Field(default=64, ge=1)
     path: str = ""
     captions: str = "captions.jsonl"
@@ -80,6 +83,8 @@ class DataConfig(Section):
             unknown = sorted(set(self.emphasis) - known)
             if unknown:
                 raise ValueError(f"`data.emphasis` must name words of {self.rung}, got {unknown[0]!r}.")
+        if self.source == "folder" and self.seed is not None:
+            raise ValueError("`data.seed` must be null when `data.source` is 'folder': its clips are what they are.")
         if self.source == "folder" and not self.path:
             raise ValueError("`data.path` must name the folder of videos when `data.source` is 'folder'.")
         if self.source == "folder" and self.loose_caption_share:
@@ -240,6 +245,11 @@ class TrainConfig(Section):
                 f"{self.data.pool} for {self.new_clips}; raise it or `data.reuse`."
             )
         return self
+
+    @property
+    def clip_seed(self) -> int:
+        """Seed of the clips."""
+        return self.seed if self.data.seed is None else self.data.seed
 
     @property
     def new_clips(self) -> int:

@@ -85,7 +85,7 @@ class StreamClips:
         return []
 
     def story(self, index: int) -> Any:
-        return sample_spec(random.Random(f"clip {self.config.seed} {index}"), rungs()[self.config.data.rung])
+        return sample_spec(random.Random(f"clip {self.config.clip_seed} {index}"), rungs()[self.config.data.rung])
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class StreamWork:
 
     def group(self, numbers: Sequence[int]) -> GroupPlan:
         data, tasks = self.config.data, self.drawer.tasks
-        stories = [clip_story(data, self.config.seed, number)[:2] for number in numbers]
+        stories = [clip_story(data, self.config.clip_seed, number)[:2] for number in numbers]
         size: dict[str, Any] = {"height": data.height, "width": data.width, "fps": data.fps}
         specs = [spec for spec, _ in stories]
         references = windows = None

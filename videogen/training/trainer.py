@@ -169,7 +169,7 @@ class Trainer:
             left = (time.monotonic() - start) / done * (total - done) if done else math.inf
             self._print(f"latent cache: {done}/{total} shards, {duration(left)} left")
 
-        build_cache(config.data, config.seed, self.vae, report if missing else lambda done, total: None)
+        build_cache(config.data, config.clip_seed, self.vae, report if missing else lambda done, total: None)
 
     def _load_text_tokenizer(self, config: TrainConfig, init_from: str) -> Any:
         from videogen.models.text_tokenizer import BytePairTokenizer
