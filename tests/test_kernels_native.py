@@ -1,5 +1,9 @@
 """The compiled CPU operators against plain PyTorch: outputs and every gradient, edges, and what happens without a compiler."""
 
+import ctypes
+import shutil
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -198,6 +202,50 @@ def test_not_a_number_of_one_call_never_reaches_the_next(dtype):
         assert one.isfinite().all() and torch.equal(one, other)
 
 
+def everything():
+    """Outputs and gradients of every operator, large enough to be shared among threads."""
+    x, width, grid = normal(2, 600, 96), 32, (6, 10, 10)
+    modulation, choices, norms = normal(2, 6, 2, 96), normal(1200, 8), [positive(width) for _ in range(3)]
+    cos, sin = tables(600, width)
+    linear = (normal(2, 600, 4, 3, width), normal(2, 600, 3), *norms, normal(96, 1, 3, 3, scale=0.3))
+    indices, weights = moe.route(choices, None, 2, backend="native")
+    experts = (x.view(1200, 96), normal(8, 96, 64, scale=0.1), normal(8, 32, 96, scale=0.1))
+    return [
+        *gradients(modulated_norm, (x, modulation[:, :, 0], modulation[:, :, 1]), backend="native"),
+        *gradients(gated_residual, (x, normal(2, 600, 96, seed=1), modulation[:, :, 0]), backend="native"),
+        *gradients(moe.swiglu, (x,), backend="native"),
+        *gradients(mixers.linear_mixer, linear, cos=cos, sin=sin, grid=grid, backend="native"),
+        *gradients(
+            mixers.cross_mixer, (normal(2, 600, 3, width), normal(2, 20, 2, 3, width), *norms[:2]), backend="native"
+        ),
+        *gradients(moe.router_logits, (experts[0], normal(8, 96)), backend="native"),
+        *(indices, weights),
+        *gradients(moe.experts, experts, expert_indices=indices, expert_weights=weights, backend="native"),
+    ]
+
+
+@needs_compiler
+def test_the_number_of_threads_changes_no_bit():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = everything()
+        torch.set_num_threads(3)
+        assert all(torch.equal(a, b) for a, b in zip(one, everything(), strict=True))
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_compiler
+def test_without_openmp_the_same_on_one_thread(monkeypatch, tmp_path):
+    monkeypatch.setattr(native, "_cache_folder", lambda: tmp_path)
+    expected = everything()
+    serial = ctypes.CDLL(str(native._build(shutil.which("g++") or shutil.which("c++"), [])))
+    assert not serial.threads()
+    monkeypatch.setattr(native, "library", lambda: serial)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(everything(), expected, strict=True))
+
+
 @needs_compiler
 def test_not_a_number_stays_visible():
     x = normal(1, 4, 16)
@@ -220,8 +268,12 @@ def test_what_cannot_run_stays_with_pytorch(monkeypatch):
     assert not native.runnable(torch.zeros(1, dtype=torch.float64)) and not native.runnable(
         torch.zeros(1, device="meta")
     )
+    one_thread = SimpleNamespace(threads=lambda: 0)  # a library without OpenMP
+    monkeypatch.setattr(native, "library", lambda: one_thread)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     assert not native.runnable(torch.zeros(1))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert native.runnable(torch.zeros(1))
     assert backends.choose_native("op", "auto", can_run=False) is False
 
 

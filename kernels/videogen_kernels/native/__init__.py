@@ -4,6 +4,9 @@ A small model on a CPU waits for element-wise passes, not for matrix products: a
 in PyTorch reads and writes its tensor several times. `ops.cpp` does each in one pass; PyTorch keeps the large products. The
 library is compiled once per machine (a few seconds) into the user's cache folder. Without a compiler, `library` is None and
 the operators' "auto" backend stays with PyTorch.
+
+Loops are shared among the threads of PyTorch's own OpenMP library, which importing torch makes visible to others: a second pool of
+threads would take the cores from the first. Where that does not work, each function runs on one thread.
 """
 
 from __future__ import annotations
@@ -37,20 +40,21 @@ _FLAGS = [
     "-fassociative-math",
     "-freciprocal-math",
     "-fPIC",
-    "-shared",
     "-fvisibility=hidden",
 ]
 _DTYPES = (torch.float32, torch.bfloat16)
-#: Each function runs on one thread; with more than this many, PyTorch's own threads are worth more than fewer passes.
+#: Where functions run on one thread: with more than this many, PyTorch's own threads are worth more than fewer passes.
 _MAX_THREADS = 4
 
 
 def runnable(*tensors: Tensor | None) -> bool:
-    """Whether the library can take these tensors: float32 or bfloat16 on the CPU, outside `torch.compile`, few threads."""
-    if torch.compiler.is_compiling() or torch.get_num_threads() > _MAX_THREADS:
+    """Whether the library can take these tensors: float32 or bfloat16 on the CPU, outside `torch.compile`; few threads, if it uses one."""
+    if torch.compiler.is_compiling():
         return False
     given = [tensor for tensor in tensors if tensor is not None]
-    return all(t.device.type == "cpu" and t.dtype in _DTYPES for t in given) and library() is not None
+    if not all(t.device.type == "cpu" and t.dtype in _DTYPES for t in given) or (lib := library()) is None:
+        return False
+    return bool(lib.threads()) or torch.get_num_threads() <= _MAX_THREADS
 
 
 def call(name: str, *args: Tensor | float | None) -> None:
@@ -86,16 +90,20 @@ def library() -> ctypes.CDLL | None:
         logger.debug("no C++ compiler: CPU operators stay with PyTorch")
         return None
     try:
-        return ctypes.CDLL(str(_build(compiler)))
+        return ctypes.CDLL(str(_build(compiler, ["-fopenmp"])))
+    except (OSError, subprocess.SubprocessError) as error:  # PyTorch has another OpenMP, or none
+        logger.debug("the CPU operators use one thread: %s", error)
+    try:
+        return ctypes.CDLL(str(_build(compiler, [])))
     except (OSError, subprocess.SubprocessError) as error:
         logger.warning("compiling the CPU operators failed, PyTorch's are used instead: %s", error)
         return None
 
 
-def _build(compiler: str) -> Path:
+def _build(compiler: str, more_flags: list[str]) -> Path:
     """Compiles `ops.cpp` unless the cache has it: one file per source, flags, compiler and processor."""
     tune = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
-    command = [compiler, *_FLAGS, tune]
+    command = [compiler, *_FLAGS, *more_flags, tune]
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     parts = [_SOURCE.read_text(encoding="utf-8"), " ".join(command), version, _processor()]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
@@ -103,8 +111,11 @@ def _build(compiler: str) -> Path:
     if not path.is_file():
         # Another process may compile at the same time: each writes a file of its own, the last one is kept.
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            fresh = Path(folder) / "ops.so"
-            subprocess.run([*command, str(_SOURCE), "-o", str(fresh)], check=True, capture_output=True, text=True)
+            compiled, fresh = Path(folder) / "ops.o", Path(folder) / "ops.so"
+            # Linked without -fopenmp: the library must take the OpenMP that PyTorch has loaded, not bring the compiler's.
+            for step in ([*command, "-c", str(_SOURCE), "-o"], [compiler, "-shared", str(compiled), "-o"]):
+                target = compiled if "-c" in step else fresh
+                subprocess.run([*step, str(target)], check=True, capture_output=True, text=True)
             fresh.replace(path)
     return path
 

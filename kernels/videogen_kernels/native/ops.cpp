@@ -24,6 +24,15 @@
 #define SIMD _Pragma("GCC ivdep")
 #endif
 
+// The next loop over frames, tokens or heads is shared among PyTorch's own threads where it has enough to do. Each of its iterations
+// writes memory of its own, and sums over iterations are taken afterwards in their order: the number of threads changes no bit.
+#define PRAGMA(text) _Pragma(#text)
+#ifdef _OPENMP
+#define PARALLEL(work) PRAGMA(omp parallel for schedule(static) if ((work) > 16384))
+#else
+#define PARALLEL(work)
+#endif
+
 namespace {
 
 struct bf16 {
@@ -225,6 +234,7 @@ template <class X, class O>
 void modulated_norm_forward(const X* x, const float* factor, int64_t factor_stride, const float* shift,
                             int64_t shift_stride, O* out, float* rstd, int64_t frames, int64_t tokens, int64_t D,
                             float eps) {
+    PARALLEL(frames * tokens * D)
     for (int64_t f = 0; f < frames; ++f) {
         const float* m = factor + f * factor_stride;
         const float* s = shift ? shift + f * shift_stride : nullptr;
@@ -250,6 +260,7 @@ template <class G, class X>
 void modulated_norm_backward(const G* grad, const X* x, const float* factor, int64_t factor_stride, const float* rstd,
                              X* grad_x, float* grad_factor, float* grad_shift, int64_t frames, int64_t tokens,
                              int64_t D) {
+    PARALLEL(frames * tokens * D)
     for (int64_t f = 0; f < frames; ++f) {
         const float* m = factor + f * factor_stride;
         float* gm = grad_factor + f * D;
@@ -279,6 +290,7 @@ void modulated_norm_backward(const G* grad, const X* x, const float* factor, int
 template <class X, class B>
 void gated_residual_forward(const X* x, const B* branch, const float* gate, int64_t gate_stride, X* out, int64_t frames,
                             int64_t tokens, int64_t D) {
+    PARALLEL(frames * tokens * D)
     for (int64_t f = 0; f < frames; ++f) {
         const float* m = gate + f * gate_stride;
         for (int64_t t = f * tokens; t < (f + 1) * tokens; ++t)
@@ -291,6 +303,7 @@ void gated_residual_forward(const X* x, const B* branch, const float* gate, int6
 template <class X, class B>
 void gated_residual_backward(const X* grad, const B* branch, const float* gate, int64_t gate_stride, B* grad_branch,
                              float* grad_gate, int64_t frames, int64_t tokens, int64_t D) {
+    PARALLEL(frames * tokens * D)
     for (int64_t f = 0; f < frames; ++f) {
         const float* m = gate + f * gate_stride;
         float* gm = grad_gate + f * D;
@@ -307,6 +320,7 @@ void gated_residual_backward(const X* grad, const B* branch, const float* gate, 
 
 template <class X>
 void swiglu_forward(const X* hidden, X* out, int64_t rows, int64_t H) {
+    PARALLEL(rows * H)
     for (int64_t t = 0; t < rows; ++t) {
         const X *gate = hidden + 2 * t * H, *up = gate + H;
         SIMD
@@ -319,6 +333,7 @@ void swiglu_forward(const X* hidden, X* out, int64_t rows, int64_t H) {
 
 template <class X>
 void swiglu_backward(const X* grad, const X* hidden, X* grad_hidden, int64_t rows, int64_t H) {
+    PARALLEL(rows * H)
     for (int64_t t = 0; t < rows; ++t) {
         const X *gate = hidden + 2 * t * H, *up = gate + H;
         X* out = grad_hidden + 2 * t * H;
@@ -442,88 +457,127 @@ void convolve_weight_backward(const float* v, const float* grad, float* grad_wei
     for (; k < K; k += 16) convolve_weight_channels<1>(v + k, grad + k, grad_weight + k, n, h, w, K);
 }
 
-struct LinearHead {  // what one head of one item computes on the way forward
+struct LinearHead {  // what one head of one item computes on the way forward, for `rows` of its tokens
     float *q, *k, *v, *written, *qd, *kd, *qr, *kr, *beta, *den, *sum, *state, *out, *r_query, *r_key;
-    void allocate(int64_t L, int64_t K) {
-        for (float** piece : {&q, &k, &v, &written, &qd, &kd, &qr, &kr, &out}) *piece = scratch.take(L * K);
-        for (float** piece : {&beta, &den, &r_query, &r_key}) *piece = scratch.take(L);
+    void allocate(int64_t rows, int64_t K) {
+        for (float** piece : {&q, &k, &v, &written, &qd, &kd, &qr, &kr, &out}) *piece = scratch.take(rows * K);
+        for (float** piece : {&beta, &den, &r_query, &r_key}) *piece = scratch.take(rows);
         sum = scratch.take(K);
         state = scratch.take(K * K);
     }
-    static size_t size(int64_t L, int64_t K) { return 9 * round_up(L * K) + 4 * round_up(L) + 2 * K + K * K + 256; }
+    static size_t size(int64_t rows, int64_t K) {
+        return 9 * round_up(rows * K) + 4 * round_up(rows) + 2 * K + K * K + 256;
+    }
 };
 
 constexpr float DEN_EPS = 1e-6f, DEN_FLOOR = 0.01f;
 
+struct LinearArgs {
+    int64_t B, n, h, w, N, K;
+    const float *wq, *wk, *wo, *cos, *sin, *conv;  // conv [N, 9, K]
+    float eps;
+    int64_t frame() const { return h * w; }
+    int64_t length() const { return n * h * w; }
+    int64_t part() const { return N * K; }
+    int64_t row() const { return 4 * N * K; }
+};
+
+// Keys and values of one frame into the state; the frame's rows start at row `at` of the head's arrays.
 template <class X>
-void linear_head_forward(LinearHead& s, const X* qkvg, int64_t row, int64_t part, const X* beta, int64_t beta_stride,
-                         const float* wq, const float* wk, const float* cos, const float* sin, int64_t n, int64_t h, int64_t w, int64_t K, float eps) {
-    const int64_t L = n * h * w;
-    norm_rows(qkvg, row, wq, s.q, s.r_query, L, K, eps);
-    norm_rows(qkvg + part, row, wk, s.k, s.r_key, L, K, eps);
-    for (int64_t k = 0; k < K; ++k) s.sum[k] = 0;
-    for (int64_t t = 0; t < L; ++t) {
-        const X* value = qkvg + 2 * part + t * row;
-        const float b = sigmoid(load(beta + t * beta_stride));
-        s.beta[t] = b;
+void linear_write(const LinearArgs& p, LinearHead& s, const X* head, const X* beta, int64_t frame, int64_t at) {
+    const int64_t T = p.frame(), K = p.K, row = p.row(), start = frame * T;
+    const X *key = head + p.part() + start * row, *value = key + p.part();
+    const float *cos = p.cos + start * (K / 2), *sin = p.sin + start * (K / 2);
+    float *k = s.k + at * K, *v = s.v + at * K, *written = s.written + at * K, *kd = s.kd + at * K, *kr = s.kr + at * K;
+    norm_rows(key, row, p.wk, k, s.r_key + at, T, K, p.eps);
+    if (frame == 0)
+        for (int64_t c = 0; c < K; ++c) s.sum[c] = 0;
+    for (int64_t t = 0; t < T; ++t) {
+        const float b = sigmoid(load(beta + (start + t) * p.N));
+        s.beta[at + t] = b;
         SIMD
-        for (int64_t k = 0; k < K; ++k) {
-            const float query = s.q[t * K + k], key = s.k[t * K + k];
-            s.qd[t * K + k] = (query > 0 ? query : 0) + DEN_FLOOR;
-            s.kd[t * K + k] = (key > 0 ? key : 0) + DEN_FLOOR;
-            s.sum[k] += b * s.kd[t * K + k];
-            s.v[t * K + k] = load(value + k);
-            s.written[t * K + k] = b * s.v[t * K + k];
+        for (int64_t c = 0; c < K; ++c) {
+            const float x = k[t * K + c];
+            kd[t * K + c] = (x > 0 ? x : 0) + DEN_FLOOR;
+            s.sum[c] += b * kd[t * K + c];
+            v[t * K + c] = load(value + t * row + c);
+            written[t * K + c] = b * v[t * K + c];
         }
     }
-    turn(s.q, cos, sin, s.qr, L, K, 1.0f);
-    turn(s.k, cos, sin, s.kr, L, K, 1.0f);
-    gemm(K, K, L, s.kr, 1, K, s.written, K, s.state, K);
-    gemm(L, K, K, s.qr, K, 1, s.state, K, s.out, K);
-    for (int64_t t = 0; t < L; ++t) {
+    turn(k, cos, sin, kr, T, K, 1.0f);
+    gemm(K, K, T, kr, 1, K, written, K, s.state, K, frame > 0);
+}
+
+// What the queries of one frame read from the state of all frames.
+template <class X>
+void linear_read(const LinearArgs& p, LinearHead& s, const X* head, int64_t frame, int64_t at) {
+    const int64_t T = p.frame(), K = p.K, row = p.row(), start = frame * T;
+    const float *cos = p.cos + start * (K / 2), *sin = p.sin + start * (K / 2);
+    float *q = s.q + at * K, *qd = s.qd + at * K, *qr = s.qr + at * K, *out = s.out + at * K;
+    norm_rows(head + start * row, row, p.wq, q, s.r_query + at, T, K, p.eps);
+    turn(q, cos, sin, qr, T, K, 1.0f);
+    gemm(T, K, K, qr, K, 1, s.state, K, out, K);
+    for (int64_t t = 0; t < T; ++t) {
         float den = DEN_EPS;
         SIMD
-        for (int64_t k = 0; k < K; ++k) den += s.qd[t * K + k] * s.sum[k];
-        s.den[t] = 1.0f / den;
+        for (int64_t c = 0; c < K; ++c) {
+            const float x = q[t * K + c];
+            qd[t * K + c] = (x > 0 ? x : 0) + DEN_FLOOR;
+            den += qd[t * K + c] * s.sum[c];
+        }
+        s.den[at + t] = 1.0f / den;
         SIMD
-        for (int64_t k = 0; k < K; ++k) s.out[t * K + k] *= s.den[t];
+        for (int64_t c = 0; c < K; ++c) out[t * K + c] *= s.den[at + t];
     }
 }
 
 template <class X>
-void linear_mixer_forward(const X* qkvg, const X* beta, const float* wq, const float* wk, const float* wo,
-                          const float* cos, const float* sin, const float* conv, X* out, int64_t B, int64_t n,
-                          int64_t h, int64_t w, int64_t N, int64_t K, float eps) {
-    const int64_t L = n * h * w, part = N * K, row = 4 * part;
-    scratch.reset(LinearHead::size(L, K));
+void linear_head_forward(const LinearArgs& p, const X* qkvg, const X* beta, X* out, int64_t i) {
+    const int64_t T = p.frame(), L = p.length(), K = p.K, part = p.part(), row = p.row();
+    const int64_t b = i / p.N, a = i % p.N;
+    const X* head = qkvg + b * L * row + a * K;
+    scratch.reset(LinearHead::size(T, K));  // one frame at a time stays in cache
     LinearHead s;
-    s.allocate(L, K);
-    for (int64_t b = 0; b < B; ++b)
-        for (int64_t a = 0; a < N; ++a) {
-            const X* head = qkvg + b * L * row + a * K;
-            linear_head_forward(s, head, row, part, beta + b * L * N + a, N, wq, wk, cos, sin, n, h, w, K, eps);
-            convolve(s.v, conv + a * 9 * K, s.out, n, h, w, K, false);
-            for (int64_t t = 0; t < L; ++t) {
-                const float* u = s.out + t * K;
-                const X* gate = head + 3 * part + t * row;
-                X* o = out + (b * L + t) * part + a * K;
-                float sum = 0;
-                SIMD
-                for (int64_t k = 0; k < K; ++k) sum += u[k] * u[k];
-                const float r = 1.0f / std::sqrt(sum / K + eps);
-                SIMD
-                for (int64_t k = 0; k < K; ++k) store(o + k, u[k] * r * wo[k] * sigmoid(load(gate + k)));
-            }
+    s.allocate(T, K);
+    for (int64_t f = 0; f < p.n; ++f) linear_write(p, s, head, beta + b * L * p.N + a, f, 0);
+    for (int64_t f = 0; f < p.n; ++f) {
+        linear_read(p, s, head, f, 0);
+        for (int64_t t = 0; t < T; ++t)
+            SIMD
+            for (int64_t c = 0; c < K; ++c) s.v[t * K + c] = load(head + 2 * part + (f * T + t) * row + c);
+        convolve(s.v, p.conv + a * 9 * K, s.out, 1, p.h, p.w, K, false);
+        for (int64_t t = 0; t < T; ++t) {
+            const float* u = s.out + t * K;
+            const X* gate = head + 3 * part + (f * T + t) * row;
+            X* o = out + (b * L + f * T + t) * part + a * K;
+            float sum = 0;
+            SIMD
+            for (int64_t c = 0; c < K; ++c) sum += u[c] * u[c];
+            const float r = 1.0f / std::sqrt(sum / K + p.eps);
+            SIMD
+            for (int64_t c = 0; c < K; ++c) store(o + c, u[c] * r * p.wo[c] * sigmoid(load(gate + c)));
         }
+    }
 }
 
-// Gradients of the norm weights [K] and of conv [N * 9, K] are added up over batch and heads; clear them first.
 template <class X>
-void linear_mixer_backward(const X* grad, const X* qkvg, const X* beta, const float* wq, const float* wk,
-                           const float* wo, const float* cos, const float* sin, const float* conv, X* grad_qkvg,
-                           X* grad_beta, float* grad_wq, float* grad_wk, float* grad_wo, float* grad_conv, int64_t B,
-                           int64_t n, int64_t h, int64_t w, int64_t N, int64_t K, float eps) {
-    const int64_t L = n * h * w, part = N * K, row = 4 * part;
+void linear_mixer_forward(const LinearArgs& p, const X* qkvg, const X* beta, X* out) {
+    PARALLEL(p.B * p.length() * p.part())
+    for (int64_t i = 0; i < p.B * p.N; ++i)
+        linear_head_forward(p, qkvg, beta, out, i);
+}
+
+template <class X>
+void linear_head_backward(const LinearArgs& p, const X* grad, const X* qkvg, const X* beta, X* grad_qkvg,
+                          X* grad_beta, float* sums, int64_t i) {
+    const int64_t n = p.n, h = p.h, w = p.w, N = p.N, K = p.K;
+    const int64_t L = p.length(), part = p.part(), row = p.row(), own = 12 * K;
+    const float *cos = p.cos, *sin = p.sin;
+    const int64_t b = i / N, a = i % N;
+    const X* head = qkvg + b * L * row + a * K;
+    X* grad_head = grad_qkvg + b * L * row + a * K;
+    const float* conv = p.conv + a * 9 * K;
+    float *own_wq = sums + i * own, *own_wk = own_wq + K, *own_wo = own_wk + K, *own_conv = own_wo + K;
     scratch.reset(LinearHead::size(L, K) + 6 * round_up(L * K) + 3 * K * K + round_up(L) + K + 256);
     LinearHead s;
     s.allocate(L, K);
@@ -531,80 +585,96 @@ void linear_mixer_backward(const X* grad, const X* qkvg, const X* beta, const fl
     float *gq = scratch.take(L * K), *gk = scratch.take(L * K);
     float *state_t = scratch.take(K * K), *gs = scratch.take(K * K), *gs_t = scratch.take(K * K);
     float *g_den = scratch.take(L), *g_sum = scratch.take(K);
-    for (int64_t b = 0; b < B; ++b)
-        for (int64_t a = 0; a < N; ++a) {
-            const X* head = qkvg + b * L * row + a * K;
-            X* grad_head = grad_qkvg + b * L * row + a * K;
-            linear_head_forward(s, head, row, part, beta + b * L * N + a, N, wq, wk, cos, sin, n, h, w, K, eps);
-            std::memcpy(u, s.out, L * K * sizeof(float));
-            convolve(s.v, conv + a * 9 * K, u, n, h, w, K, false);
-            for (int64_t t = 0; t < L; ++t) {  // through gate and output norm
-                const X* gate = head + 3 * part + t * row;
-                X* grad_gate = grad_head + 3 * part + t * row;
-                const X* g = grad + (b * L + t) * part + a * K;
-                const float* ut = u + t * K;
-                float* gut = gu + t * K;
-                float sum = 0, inner = 0;
-                SIMD
-                for (int64_t k = 0; k < K; ++k) sum += ut[k] * ut[k];
-                const float r = 1.0f / std::sqrt(sum / K + eps);
-                SIMD
-                for (int64_t k = 0; k < K; ++k) {
-                    const float opened = sigmoid(load(gate + k)), normed = ut[k] * r, gk_ = load(g + k) * opened;
-                    store(grad_gate + k, gk_ * normed * wo[k] * (1.0f - opened));
-                    grad_wo[k] += gk_ * normed;
-                    gut[k] = gk_ * wo[k];
-                    inner += gut[k] * normed;
-                }
-                inner /= K;
-                SIMD
-                for (int64_t k = 0; k < K; ++k) gut[k] = r * (gut[k] - ut[k] * r * inner);
-            }
-            std::memset(gv, 0, L * K * sizeof(float));
-            convolve(gu, conv + a * 9 * K, gv, n, h, w, K, true);
-            convolve_weight_backward(s.v, gu, grad_conv + a * 9 * K, n, h, w, K);
-            for (int64_t k = 0; k < K; ++k) g_sum[k] = 0;
-            for (int64_t t = 0; t < L; ++t) {  // out = numerator * den
-                float inner = 0;
-                SIMD
-                for (int64_t k = 0; k < K; ++k) inner += gu[t * K + k] * s.out[t * K + k];
-                g_den[t] = -inner * s.den[t];
-                SIMD
-                for (int64_t k = 0; k < K; ++k) {
-                    gu[t * K + k] *= s.den[t];
-                    g_sum[k] += g_den[t] * s.qd[t * K + k];
-                }
-            }
-            transpose(K, K, s.state, K, state_t, K);
-            gemm(L, K, K, gu, K, 1, state_t, K, gq, K);     // to the turned query
-            gemm(K, K, L, s.qr, 1, K, gu, K, gs, K);        // to the state
-            transpose(K, K, gs, K, gs_t, K);
-            gemm(L, K, K, s.written, K, 1, gs_t, K, gk, K);  // to the turned key
-            gemm(L, K, K, s.kr, K, 1, gs, K, gw, K);         // to beta * value
-            turn(gq, cos, sin, gq, L, K, -1.0f);
-            turn(gk, cos, sin, gk, L, K, -1.0f);
-            for (int64_t t = 0; t < L; ++t) {
-                float gb = 0;
-                X* grad_value = grad_head + 2 * part + t * row;
-                const float bt = s.beta[t];
-                const float gd = g_den[t];
-                float *gqt = gq + t * K, *gkt = gk + t * K;
-                const float *qt = s.q + t * K, *kt = s.k + t * K, *sum = s.sum;
-                SIMD
-                for (int64_t k = 0; k < K; ++k) {
-                    gqt[k] += (qt[k] > 0 ? gd : 0.0f) * sum[k];
-                    gkt[k] += (kt[k] > 0 ? bt : 0.0f) * g_sum[k];
-                }
-                SIMD
-                for (int64_t k = 0; k < K; ++k) {
-                    gb += s.kd[t * K + k] * g_sum[k] + gw[t * K + k] * s.v[t * K + k];
-                    store(grad_value + k, gv[t * K + k] + bt * gw[t * K + k]);
-                }
-                store(grad_beta + (b * L + t) * N + a, gb * bt * (1.0f - bt));
-            }
-            norm_rows_backward(gq, head, row, wq, s.r_query, grad_head, grad_wq, L, K);
-            norm_rows_backward(gk, head + part, row, wk, s.r_key, grad_head + part, grad_wk, L, K);
+    for (int64_t f = 0; f < n; ++f) linear_write(p, s, head, beta + b * L * N + a, f, f * p.frame());
+    for (int64_t f = 0; f < n; ++f) linear_read(p, s, head, f, f * p.frame());
+    std::memcpy(u, s.out, L * K * sizeof(float));
+    convolve(s.v, conv, u, n, h, w, K, false);
+    for (int64_t t = 0; t < L; ++t) {  // through gate and output norm
+        const X* gate = head + 3 * part + t * row;
+        X* grad_gate = grad_head + 3 * part + t * row;
+        const X* g = grad + (b * L + t) * part + a * K;
+        const float* ut = u + t * K;
+        float* gut = gu + t * K;
+        float sum = 0, inner = 0;
+        SIMD
+        for (int64_t k = 0; k < K; ++k) sum += ut[k] * ut[k];
+        const float r = 1.0f / std::sqrt(sum / K + p.eps);
+        SIMD
+        for (int64_t k = 0; k < K; ++k) {
+            const float opened = sigmoid(load(gate + k)), normed = ut[k] * r, gk_ = load(g + k) * opened;
+            store(grad_gate + k, gk_ * normed * p.wo[k] * (1.0f - opened));
+            own_wo[k] += gk_ * normed;
+            gut[k] = gk_ * p.wo[k];
+            inner += gut[k] * normed;
         }
+        inner /= K;
+        SIMD
+        for (int64_t k = 0; k < K; ++k) gut[k] = r * (gut[k] - ut[k] * r * inner);
+    }
+    std::memset(gv, 0, L * K * sizeof(float));
+    convolve(gu, conv, gv, n, h, w, K, true);
+    convolve_weight_backward(s.v, gu, own_conv, n, h, w, K);
+    for (int64_t k = 0; k < K; ++k) g_sum[k] = 0;
+    for (int64_t t = 0; t < L; ++t) {  // out = numerator * den
+        float inner = 0;
+        SIMD
+        for (int64_t k = 0; k < K; ++k) inner += gu[t * K + k] * s.out[t * K + k];
+        g_den[t] = -inner * s.den[t];
+        SIMD
+        for (int64_t k = 0; k < K; ++k) {
+            gu[t * K + k] *= s.den[t];
+            g_sum[k] += g_den[t] * s.qd[t * K + k];
+        }
+    }
+    transpose(K, K, s.state, K, state_t, K);
+    gemm(L, K, K, gu, K, 1, state_t, K, gq, K);     // to the turned query
+    gemm(K, K, L, s.qr, 1, K, gu, K, gs, K);        // to the state
+    transpose(K, K, gs, K, gs_t, K);
+    gemm(L, K, K, s.written, K, 1, gs_t, K, gk, K);  // to the turned key
+    gemm(L, K, K, s.kr, K, 1, gs, K, gw, K);         // to beta * value
+    turn(gq, cos, sin, gq, L, K, -1.0f);
+    turn(gk, cos, sin, gk, L, K, -1.0f);
+    for (int64_t t = 0; t < L; ++t) {
+        float gb = 0;
+        X* grad_value = grad_head + 2 * part + t * row;
+        const float bt = s.beta[t];
+        const float gd = g_den[t];
+        float *gqt = gq + t * K, *gkt = gk + t * K;
+        const float *qt = s.q + t * K, *kt = s.k + t * K, *sum = s.sum;
+        SIMD
+        for (int64_t k = 0; k < K; ++k) {
+            gqt[k] += (qt[k] > 0 ? gd : 0.0f) * sum[k];
+            gkt[k] += (kt[k] > 0 ? bt : 0.0f) * g_sum[k];
+        }
+        SIMD
+        for (int64_t k = 0; k < K; ++k) {
+            gb += s.kd[t * K + k] * g_sum[k] + gw[t * K + k] * s.v[t * K + k];
+            store(grad_value + k, gv[t * K + k] + bt * gw[t * K + k]);
+        }
+        store(grad_beta + (b * L + t) * N + a, gb * bt * (1.0f - bt));
+    }
+    norm_rows_backward(gq, head, row, p.wq, s.r_query, grad_head, own_wq, L, K);
+    norm_rows_backward(gk, head + part, row, p.wk, s.r_key, grad_head + part, own_wk, L, K);
+}
+
+// Gradients of the norm weights [K] and of conv [N * 9, K] are added up over batch and heads; clear them first.
+template <class X>
+void linear_mixer_backward(const LinearArgs& p, const X* grad, const X* qkvg, const X* beta, X* grad_qkvg, X* grad_beta,
+                           float* grad_wq, float* grad_wk, float* grad_wo, float* grad_conv) {
+    const int64_t N = p.N, K = p.K, own = 12 * K;
+    std::vector<float> sums(p.B * N * own, 0.0f);  // of one head of one item: norms of query, key and output, convolution
+    PARALLEL(p.B * p.length() * p.part())
+    for (int64_t i = 0; i < p.B * N; ++i)
+        linear_head_backward(p, grad, qkvg, beta, grad_qkvg, grad_beta, sums.data(), i);
+    for (int64_t i = 0; i < p.B * N; ++i) {
+        const float* sum = sums.data() + i * own;
+        for (int64_t k = 0; k < K; ++k) {
+            grad_wq[k] += sum[k];
+            grad_wk[k] += sum[K + k];
+            grad_wo[k] += sum[2 * K + k];
+        }
+        for (int64_t k = 0; k < 9 * K; ++k) grad_conv[i % N * 9 * K + k] += sum[3 * K + k];
+    }
 }
 
 // ---- softmax attention with qk-norm, rotary, masks and a gate per head ------------------------------------------------------
@@ -723,31 +793,96 @@ void softmax_block(const SoftmaxArgs& p, SoftmaxHead& s, const float* bias, int6
     softmax_rows(s.scores, s.ld, bias, start, p.L / p.frames, count, p.S);
 }
 
-// query [B, L, .], key and value [B, S, .] with heads K apart; gate [B, L, N] before the sigmoid or null; out [B, L, N, K].
 template <class X>
-void softmax_mixer_forward(const SoftmaxArgs& p, const X* query, const X* key, const X* value, const X* gate, X* out) {
+void softmax_head_forward(const SoftmaxArgs& p, const X* query, const X* key, const X* value, const X* gate, X* out,
+                          int64_t i) {
+    const int64_t b = i / p.N, a = i % p.N;
     scratch.reset(SoftmaxHead::size(p) + BLOCK * p.K);
     SoftmaxHead s;
     s.allocate(p);
     float* o = scratch.take(BLOCK * p.K);
-    for (int64_t b = 0; b < p.B; ++b) {
-        const float* bias = mask_bias(p, s, b);
-        for (int64_t a = 0; a < p.N; ++a) {
-            softmax_head_prepare(p, s, query + b * p.L * p.query_row + a * p.K, key + b * p.S * p.key_row + a * p.K,
-                                 value + b * p.S * p.key_row + a * p.K);
-            for (int64_t start = 0; start < p.L; start += BLOCK) {
-                const int64_t count = p.L - start < BLOCK ? p.L - start : BLOCK;
-                softmax_block<X>(p, s, bias, start, count);
-                gemm_as<X>(false, count, p.K, p.S, s.scores, s.ld, s.v, p.K, o, p.K, s.packed);
-                for (int64_t t = 0; t < count; ++t) {
-                    const int64_t at = (b * p.L + start + t) * p.N + a;
-                    const float g = gate ? sigmoid(load(gate + at)) : 1.0f;
-                    SIMD
-                    for (int64_t k = 0; k < p.K; ++k) store(out + at * p.K + k, o[t * p.K + k] * g);
-                }
-            }
+    const float* bias = mask_bias(p, s, b);
+    softmax_head_prepare(p, s, query + b * p.L * p.query_row + a * p.K, key + b * p.S * p.key_row + a * p.K,
+                         value + b * p.S * p.key_row + a * p.K);
+    for (int64_t start = 0; start < p.L; start += BLOCK) {
+        const int64_t count = p.L - start < BLOCK ? p.L - start : BLOCK;
+        softmax_block<X>(p, s, bias, start, count);
+        gemm_as<X>(false, count, p.K, p.S, s.scores, s.ld, s.v, p.K, o, p.K, s.packed);
+        for (int64_t t = 0; t < count; ++t) {
+            const int64_t at = (b * p.L + start + t) * p.N + a;
+            const float g = gate ? sigmoid(load(gate + at)) : 1.0f;
+            SIMD
+            for (int64_t k = 0; k < p.K; ++k) store(out + at * p.K + k, o[t * p.K + k] * g);
         }
     }
+}
+
+// query [B, L, .], key and value [B, S, .] with heads K apart; gate [B, L, N] before the sigmoid or null; out [B, L, N, K].
+template <class X>
+void softmax_mixer_forward(const SoftmaxArgs& p, const X* query, const X* key, const X* value, const X* gate, X* out) {
+    PARALLEL(p.B * p.N * p.L * p.K)
+    for (int64_t i = 0; i < p.B * p.N; ++i)
+        softmax_head_forward(p, query, key, value, gate, out, i);
+}
+
+template <class X>
+void softmax_head_backward(const SoftmaxArgs& p, const X* grad, const X* query, const X* key, const X* value,
+                           const X* gate, X* grad_query, X* grad_key, X* grad_value, X* grad_gate, float* sums,
+                           int64_t i) {
+    const int64_t K = p.K;
+    const float scale = 1.0f / std::sqrt(float(K));
+    const int64_t ld = round_up(p.S);
+    const int64_t b = i / p.N, a = i % p.N;
+    float *own_wq = sums + i * 2 * K, *own_wk = own_wq + K;
+    scratch.reset(SoftmaxHead::size(p) + BLOCK * ld + BLOCK * K + round_up(p.L * K) + 3 * ld * K + 256);
+    SoftmaxHead s;
+    s.allocate(p);
+    float *gs = scratch.take(BLOCK * ld), *go = scratch.take(BLOCK * K), *gq = scratch.take(p.L * K);
+    float *gk = scratch.take(ld * K), *gv = scratch.take(ld * K), *vt = scratch.take(ld * K);
+    const float* bias = mask_bias(p, s, b);
+    const int64_t at_query = b * p.L * p.query_row + a * K, at_key = b * p.S * p.key_row + a * K;
+    softmax_head_prepare(p, s, query + at_query, key + at_key, value + at_key);
+    transpose(p.S, K, s.v, K, vt, ld);
+    for (int64_t k = 0; k < K; ++k)
+        for (int64_t t = p.S; t < ld; ++t) vt[k * ld + t] = 0;
+    for (int64_t start = 0; start < p.L; start += BLOCK) {
+        const int64_t count = p.L - start < BLOCK ? p.L - start : BLOCK;
+        softmax_block<X>(p, s, bias, start, count);
+        for (int64_t t = 0; t < count; ++t) {
+            const int64_t at = (b * p.L + start + t) * p.N + a;
+            const float g = gate ? sigmoid(load(gate + at)) : 1.0f;
+            SIMD
+            for (int64_t k = 0; k < K; ++k) go[t * K + k] = load(grad + at * K + k) * g;
+        }
+        gemm_as<X>(true, p.S, K, count, s.scores, ld, go, K, gv, K, s.packed, start > 0);  // to the value
+        gemm_as<X>(false, count, ld, K, go, K, vt, ld, gs, ld, s.packed);                  // to the weights
+        for (int64_t t = 0; t < count; ++t) {
+            float* g = gs + t * ld;
+            const float* weights = s.scores + t * ld;
+            float inner = 0;
+            SIMD
+            for (int64_t j = 0; j < ld; ++j) inner += g[j] * weights[j];
+            SIMD
+            for (int64_t j = 0; j < ld; ++j) g[j] = weights[j] * (g[j] - inner);
+            if (gate) {  // inner = gradient * gated output
+                const int64_t at = (b * p.L + start + t) * p.N + a;
+                store(grad_gate + at, inner * (1.0f - sigmoid(load(gate + at))));
+            }
+        }
+        gemm_as<X>(false, count, K, p.S, gs, ld, s.k, K, gq + start * K, K, s.packed);
+        // The query carries the scale already.
+        gemm_as<X>(true, p.S, K, count, gs, ld, s.q + start * K, K, gk, K, s.packed, start > 0);
+    }
+    if (p.cos) {
+        turn(gq, p.cos, p.sin, gq, p.L, K, -1.0f);
+        turn(gk, p.cos, p.sin, gk, p.S, K, -1.0f);
+    }
+    norm_rows_backward(gq, query + at_query, p.query_row, p.wq, s.r_query, grad_query + at_query, own_wq, p.L,
+                       K, scale);
+    norm_rows_backward(gk, key + at_key, p.key_row, p.wk, s.r_key, grad_key + at_key, own_wk, p.S, K);
+    for (int64_t t = 0; t < p.S; ++t)
+        SIMD
+        for (int64_t k = 0; k < K; ++k) store(grad_value + at_key + t * p.key_row + k, gv[t * K + k]);
 }
 
 template <class X>
@@ -755,61 +890,16 @@ void softmax_mixer_backward(const SoftmaxArgs& p, const X* grad, const X* query,
                             const X* gate, X* grad_query, X* grad_key, X* grad_value, X* grad_gate, float* grad_wq,
                             float* grad_wk) {
     const int64_t K = p.K;
-    const float scale = 1.0f / std::sqrt(float(K));
-    const int64_t ld = round_up(p.S);
-    scratch.reset(SoftmaxHead::size(p) + BLOCK * ld + BLOCK * K + round_up(p.L * K) + 3 * ld * K + 256);
-    SoftmaxHead s;
-    s.allocate(p);
-    float *gs = scratch.take(BLOCK * ld), *go = scratch.take(BLOCK * K), *gq = scratch.take(p.L * K);
-    float *gk = scratch.take(ld * K), *gv = scratch.take(ld * K), *vt = scratch.take(ld * K);
-    for (int64_t b = 0; b < p.B; ++b) {
-        const float* bias = mask_bias(p, s, b);
-        for (int64_t a = 0; a < p.N; ++a) {
-            const int64_t at_query = b * p.L * p.query_row + a * K, at_key = b * p.S * p.key_row + a * K;
-            softmax_head_prepare(p, s, query + at_query, key + at_key, value + at_key);
-            transpose(p.S, K, s.v, K, vt, ld);
-            for (int64_t k = 0; k < K; ++k)
-                for (int64_t t = p.S; t < ld; ++t) vt[k * ld + t] = 0;
-            for (int64_t start = 0; start < p.L; start += BLOCK) {
-                const int64_t count = p.L - start < BLOCK ? p.L - start : BLOCK;
-                softmax_block<X>(p, s, bias, start, count);
-                for (int64_t t = 0; t < count; ++t) {
-                    const int64_t at = (b * p.L + start + t) * p.N + a;
-                    const float g = gate ? sigmoid(load(gate + at)) : 1.0f;
-                    SIMD
-                    for (int64_t k = 0; k < K; ++k) go[t * K + k] = load(grad + at * K + k) * g;
-                }
-                gemm_as<X>(true, p.S, K, count, s.scores, ld, go, K, gv, K, s.packed, start > 0);  // to the value
-                gemm_as<X>(false, count, ld, K, go, K, vt, ld, gs, ld, s.packed);                  // to the weights
-                for (int64_t t = 0; t < count; ++t) {
-                    float* g = gs + t * ld;
-                    const float* weights = s.scores + t * ld;
-                    float inner = 0;
-                    SIMD
-                    for (int64_t j = 0; j < ld; ++j) inner += g[j] * weights[j];
-                    SIMD
-                    for (int64_t j = 0; j < ld; ++j) g[j] = weights[j] * (g[j] - inner);
-                    if (gate) {  // inner = gradient * gated output
-                        const int64_t at = (b * p.L + start + t) * p.N + a;
-                        store(grad_gate + at, inner * (1.0f - sigmoid(load(gate + at))));
-                    }
-                }
-                gemm_as<X>(false, count, K, p.S, gs, ld, s.k, K, gq + start * K, K, s.packed);
-                // The query carries the scale already.
-                gemm_as<X>(true, p.S, K, count, gs, ld, s.q + start * K, K, gk, K, s.packed, start > 0);
-            }
-            if (p.cos) {
-                turn(gq, p.cos, p.sin, gq, p.L, K, -1.0f);
-                turn(gk, p.cos, p.sin, gk, p.S, K, -1.0f);
-            }
-            norm_rows_backward(gq, query + at_query, p.query_row, p.wq, s.r_query, grad_query + at_query, grad_wq, p.L,
-                               K, scale);
-            norm_rows_backward(gk, key + at_key, p.key_row, p.wk, s.r_key, grad_key + at_key, grad_wk, p.S, K);
-            for (int64_t t = 0; t < p.S; ++t)
-                SIMD
-                for (int64_t k = 0; k < K; ++k) store(grad_value + at_key + t * p.key_row + k, gv[t * K + k]);
+    std::vector<float> sums(p.B * p.N * 2 * K, 0.0f);  // of one head of one item: norms of query and key
+    PARALLEL(p.B * p.N * p.L * K)
+    for (int64_t i = 0; i < p.B * p.N; ++i)
+        softmax_head_backward(p, grad, query, key, value, gate, grad_query, grad_key, grad_value, grad_gate,
+                              sums.data(), i);
+    for (int64_t i = 0; i < p.B * p.N; ++i)
+        for (int64_t k = 0; k < K; ++k) {
+            grad_wq[k] += sums[i * 2 * K + k];
+            grad_wk[k] += sums[i * 2 * K + K + k];
         }
-    }
 }
 
 // ---- mixture of experts: choice, sorting, moving rows -----------------------------------------------------------------------
@@ -817,6 +907,7 @@ void softmax_mixer_backward(const SoftmaxArgs& p, const X* grad, const X* query,
 // logits [T, E] = x [T, D] weight [E, D]^T
 template <class X>
 void router_forward(const X* x, const float* weight, float* logits, int64_t T, int64_t D, int64_t E) {
+    PARALLEL(T * D * E)
     for (int64_t t = 0; t < T; ++t)
         for (int64_t e = 0; e < E; ++e) {
             float sum = 0;
@@ -853,8 +944,10 @@ void router_backward(const float* grad, const X* x, const float* weight, X* grad
 
 void route_forward(const float* logits, const float* bias, int64_t* indices, float* weights, int64_t T, int64_t E,
                    int64_t k) {
-    std::vector<float> scores(E), choice(E);
+    PARALLEL(8 * T * E)
     for (int64_t t = 0; t < T; ++t) {
+        scratch.reset(2 * E + 16);
+        float *scores = scratch.take(E), *choice = scratch.take(E);
         for (int64_t e = 0; e < E; ++e) scores[e] = sigmoid(logits[t * E + e]);
         for (int64_t e = 0; e < E; ++e) choice[e] = scores[e] + (bias ? bias[e] : 0.0f);
         float sum = 0;
@@ -907,6 +1000,7 @@ void sort_choices(const int64_t* indices, int64_t* place, int64_t* ends, int64_t
 
 template <class X>
 void dispatch(const X* x, const int64_t* place, X* routed, int64_t T, int64_t k, int64_t D) {
+    PARALLEL(T * k * D)
     for (int64_t t = 0; t < T; ++t)
         for (int64_t c = 0; c < k; ++c) std::memcpy(routed + place[t * k + c] * D, x + t * D, D * sizeof(X));
 }
@@ -914,8 +1008,10 @@ void dispatch(const X* x, const int64_t* place, X* routed, int64_t T, int64_t k,
 // out [T, D] = sum over a token's choices, in their order, of weight * row; weights null = 1.
 template <class X>
 void combine(const X* rows, const float* weights, const int64_t* place, X* out, int64_t T, int64_t k, int64_t D) {
-    std::vector<float> sum(D);
+    PARALLEL(T * k * D)
     for (int64_t t = 0; t < T; ++t) {
+        scratch.reset(D);
+        float* sum = scratch.take(D);
         for (int64_t d = 0; d < D; ++d) sum[d] = 0;
         for (int64_t c = 0; c < k; ++c) {
             const X* row = rows + place[t * k + c] * D;
@@ -931,6 +1027,7 @@ void combine(const X* rows, const float* weights, const int64_t* place, X* out, 
 template <class X>
 void combine_backward(const X* grad, const X* rows, const float* weights, const int64_t* place, X* grad_rows,
                       float* grad_weights, int64_t T, int64_t k, int64_t D) {
+    PARALLEL(T * k * D)
     for (int64_t t = 0; t < T; ++t)
         for (int64_t c = 0; c < k; ++c) {
             const int64_t at = place[t * k + c] * D;
@@ -951,6 +1048,15 @@ void combine_backward(const X* grad, const X* rows, const float* weights, const 
 // ---- the C interface: one function per operator and dtype, named OPERATOR_f (float32) or OPERATOR_h (bfloat16) --------------
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
+
+// Whether loops are shared among threads.
+EXPORT int threads() {
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
+}
 #define NORM(NAME, X, O)                                                                                              \
     EXPORT void modulated_norm_forward_##NAME(const X* x, const float* factor, int64_t fs, const float* shift,        \
                                               int64_t ss, O* out, float* rstd, int64_t frames, int64_t tokens,        \
@@ -993,15 +1099,15 @@ RESIDUAL(hh, bf16, bf16)
                                             const float* wo, const float* cos, const float* sin, const float* conv,   \
                                             X* out, int64_t B, int64_t n, int64_t h, int64_t w, int64_t N, int64_t K, \
                                             float eps) {                                                              \
-        linear_mixer_forward(qkvg, beta, wq, wk, wo, cos, sin, conv, out, B, n, h, w, N, K, eps);                     \
+        linear_mixer_forward({B, n, h, w, N, K, wq, wk, wo, cos, sin, conv, eps}, qkvg, beta, out);                   \
     }                                                                                                                 \
     EXPORT void linear_mixer_backward_##NAME(                                                                         \
         const X* grad, const X* qkvg, const X* beta, const float* wq, const float* wk, const float* wo,               \
         const float* cos, const float* sin, const float* conv, X* grad_qkvg, X* grad_beta, float* grad_wq,            \
         float* grad_wk, float* grad_wo, float* grad_conv, int64_t B, int64_t n, int64_t h, int64_t w, int64_t N,      \
         int64_t K, float eps) {                                                                                       \
-        linear_mixer_backward(grad, qkvg, beta, wq, wk, wo, cos, sin, conv, grad_qkvg, grad_beta, grad_wq, grad_wk,   \
-                              grad_wo, grad_conv, B, n, h, w, N, K, eps);                                             \
+        linear_mixer_backward({B, n, h, w, N, K, wq, wk, wo, cos, sin, conv, eps}, grad, qkvg, beta, grad_qkvg,       \
+                              grad_beta, grad_wq, grad_wk, grad_wo, grad_conv);                                       \
     }                                                                                                                 \
     EXPORT void softmax_mixer_forward_##NAME(                                                                         \
         const X* query, const X* key, const X* value, const X* gate, const float* wq, const float* wk,                \
