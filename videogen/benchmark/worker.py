@@ -15,6 +15,9 @@ def main(argument: str) -> None:
     if case["kind"] not in KINDS:
         raise ValueError(f"`kind` must be one of {', '.join(KINDS)}, got {case['kind']!r}.")
     warnings.simplefilter("ignore")
+    from videogen.data.allocator import keep_freed_memory
+
+    keep_freed_memory()  # as our own processes do; other models gain by it too
     from diffusers.utils import logging
 
     logging.set_verbosity_error()

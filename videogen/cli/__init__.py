@@ -57,6 +57,9 @@ def main(argv: list[str] | None = None) -> int:
         if not debug:
             warnings.simplefilter("ignore")  # of the libraries; ours are printed as notes
         signal.signal(signal.SIGTERM, _terminate)  # leave as after Ctrl-C: no half-written file stays behind
+        from videogen.data.allocator import keep_freed_memory
+
+        keep_freed_memory()
 
     import typer
 
