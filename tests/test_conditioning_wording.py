@@ -26,6 +26,7 @@ TOP = RUNGS["rung4"]
         ("two orcas in the Snow", "two whales in the Snow"),
         ("a fox dashes off to the left, at night", "a fox moves left, at night"),
         ("A fox running to the right", "A fox moving right"),
+        ("a fox runs through the snow", "a fox moves through the snow"),
         ("a fox climbs slowly up", "a fox moves up slowly"),
         ("a fox walks towards the camera", "a fox comes closer"),
         ("a fox runs away quickly", "a fox goes away quickly"),

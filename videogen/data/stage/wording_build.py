@@ -168,6 +168,7 @@ WEAK_SHARE = 0.08  # of movement in a verb's meaning, where a direction stands b
 # How much senses of a lexicographer's file count: a prompt speaks of what can be seen.
 VISIBLE = {5: 3.0, 6: 2.0, 13: 2.0, 15: 2.0, 17: 2.0, 20: 2.0, 28: 1.5, 38: 3.0}
 UNSEEN = 0.7
+_GOVERN = frozenset("through on upon over into across along from with to by after past at of".split())  # noqa: SIM905
 POS = {"n": "noun", "v": "verb", "a": "adj", "r": "adv"}
 
 
@@ -440,6 +441,10 @@ def read_english(net: WordNet, senses: Mapping) -> dict[str, tuple[Thing, str]]:
         for word in net.senses[pos, offset].words
     }
     for word, pos in sorted(words, key=lambda item: (item[1] != "v", item)):
+        if (
+            pos == "v" and word.rpartition("_")[2] in _GOVERN and "_" in word
+        ):  # "run through": its noun would hang in the air
+            continue
         if pos == "a" or not all(part.isalpha() for part in word.replace("_", "-").replace("'", "-").split("-")):
             continue
         shares = meaning(net, word, pos, senses)
@@ -485,10 +490,7 @@ def read_english(net: WordNet, senses: Mapping) -> dict[str, tuple[Thing, str]]:
 def _uses(net: WordNet, word: str, pos: str) -> float:
     """How common a word is as this part of speech."""
     offsets = net.index.get((word, pos), ())
-    return sum(
-        VISIBLE.get(net.senses[pos, offset].file, UNSEEN) * (net.counts.get((word, pos, offset), 0) + 0.5 / rank)
-        for rank, offset in enumerate(offsets, 1)
-    )
+    return sum(net.counts.get((word, pos, offset), 0) + 0.5 / rank for rank, offset in enumerate(offsets, 1))
 
 
 def _spellings(net: WordNet, word: str, pos: str, senses: Mapping) -> list[str]:
