@@ -93,6 +93,24 @@ def test_generate_then_info_then_replay_gives_the_same_bytes(
     assert files(tmp_path) == {"a.mp4", "a.png", "b.mp4", "receipt.json"}
 
 
+def test_what_was_read_is_said_kept_and_replayed(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, common = tmp_path / "a.mp4", ["--model", str(model)]
+    prompt = "a fox jumps in the snow at midnight, [Pan left]"
+    assert main(["generate", prompt, "-o", str(out), *common]) == 0
+    assert "Adjusted: 'at midnight' was read as 'at night'." in capsys.readouterr().err
+    request = read_receipt(out).request
+    assert request.asked_prompt == prompt and request.prompt == prompt.replace("midnight", "night")
+    assert main(["replay", str(out), "-o", str(tmp_path / "again.mp4"), *common]) == 0
+    assert "byte for byte" in capsys.readouterr().out
+
+    assert main(["generate", prompt, "--literal-prompt", "-o", str(tmp_path / "literal.mp4"), *common]) == 0
+    assert "was read as" not in capsys.readouterr().err
+    literal = read_receipt(tmp_path / "literal.mp4").request
+    assert literal.prompt == prompt and literal.asked_prompt is None
+
+
 def test_pictures_are_in_the_receipt_as_the_model_saw_them_and_replay_from_it(
     model: Path, tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -194,6 +194,21 @@ def test_unknown_words_are_pointed_out(text_pipe):
     assert "'dances'" in output.warnings[1] and output.frames.shape[1] == 17
 
 
+def test_unknown_words_are_read_as_known_ones_unless_taken_literally(text_pipe):
+    told = "a fox jumps in the snow at night"
+    words = {"en": [told], "zh": []}
+    pipe = sibling(TextToVideoPipeline, text_pipe)
+    pipe.vocabulary = {**text_pipe.vocabulary, "actors": ["fox"], "lights": ["night"], "words": words}
+    prompt = "a fox jumps in the snow at midnight"
+    read = pipe(prompt, seed=0, **QUICK)
+    assert "'at midnight' was read as 'at night'." in read.adjusted and not read.warnings
+    assert read.settings["prompts"] == [told]
+    assert np.array_equal(read.frames, pipe(told, seed=0, **QUICK).frames)
+    literal = pipe(prompt, seed=0, literal_prompt=True, **QUICK)
+    assert literal.settings["prompts"] == [prompt] and "'midnight'" in literal.warnings[0]
+    assert not np.array_equal(read.frames, literal.frames)
+
+
 def test_beyond_the_trained_length_is_continued_and_said(text_pipe):
     long = text_pipe(PROMPT, seed=2, num_frames=33, **QUICK)
     short = text_pipe(PROMPT, seed=2, **QUICK)

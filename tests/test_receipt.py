@@ -50,6 +50,13 @@ def make_receipt(num_pictures: int = 1) -> Receipt:
     )
 
 
+def test_what_was_asked_for_is_kept_where_words_were_read_as_others() -> None:
+    receipt = make_receipt()
+    assert "asked_prompt" not in receipt.to_json()  # a receipt written before there was the field stays the same
+    asked = receipt.model_copy(update={"request": receipt.request.model_copy(update={"asked_prompt": "an orca"})})
+    assert Receipt.model_validate_json(asked.to_json()) == asked
+
+
 @pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
 def test_receipt_comes_back_equal_from_every_container(tmp_path: Path, suffix: str) -> None:
     receipt = make_receipt(num_pictures=10)

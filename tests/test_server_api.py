@@ -102,6 +102,21 @@ def test_what_is_adjusted_is_said_and_strict_refuses_it(server: LocalServer) -> 
     assert error["param"] in ("width", "fps") and "trained on" in error["message"]
 
 
+def test_words_are_read_unless_taken_literally(server: LocalServer) -> None:
+    prompt = "a fox jumps in the snow at midnight"
+    read = server.http.post("/v1/estimates", json={"prompt": prompt}).json()
+    assert "'at midnight' was read as 'at night'." in read["adjusted"]
+    assert read["request"]["prompt"].endswith("at night") and read["request"]["asked_prompt"] == prompt
+    for literal in ({"literal_prompt": True}, {"strict": True}):
+        kept = server.http.post("/v1/estimates", json={"prompt": prompt, **literal}).json()
+        assert kept["request"]["prompt"] == prompt and kept["request"]["asked_prompt"] is None
+        assert any("does not know 'midnight'" in sentence for sentence in kept["warnings"])
+    refused = server.http.post("/v1/estimates", json={"prompt": prompt, "strict": True, "literal_prompt": False})
+    assert refused.status_code == 422 and "was read as" in refused.json()["error"]["message"]
+    looked = server.http.post("/v1/prompts", json={"prompt": prompt}).json()
+    assert looked["unknown"] == {} and looked["changes"][0] == "'at midnight' was read as 'at night'."
+
+
 @pytest.mark.parametrize(
     ("body", "param", "words"),
     [

@@ -87,7 +87,8 @@ class Request(_Record):
     """Everything that decides what is generated, each value as it was used (nothing left to a default)."""
 
     task: Task
-    prompt: str
+    prompt: str  # as the model was given it
+    asked_prompt: str | None = None  # as it was asked for, where words of it were read as others
     negative_prompt: str = ""
     camera: str | None = None  # bracket commands besides those of the prompt
     camera_vectors: tuple[tuple[float, ...], ...] | None = None  # [f, 9] instead of commands
@@ -136,7 +137,10 @@ class Receipt(_Record):
 
     def to_json(self, indent: int | None = None) -> str:
         """The same receipt always gives the same text."""
-        return json.dumps(self.model_dump(mode="json"), ensure_ascii=False, allow_nan=False, indent=indent)
+        content = self.model_dump(mode="json")
+        if self.request.asked_prompt is None:  # a receipt written before there was the field stays the same
+            del content["request"]["asked_prompt"]
+        return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent)
 
     def without_images(self) -> Receipt:
         """The same receipt with hashes only in the place of pictures."""

@@ -47,6 +47,7 @@ from videogen_pipelines.requests import (
     make_generators,
     plan_windows,
     read_camera,
+    read_prompt,
 )
 
 SHIPPED_WEIGHTS = Path(videogen.__file__).parent / "assets" / "weights" / "tiny"
@@ -305,6 +306,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
         negative_prompt_embeds: Tensor | None,
         negative_prompt_attention_mask: Tensor | None,
         camera: CameraInput | None,
+        literal_prompt: bool,
         guidance_method: Literal["standard", "cfg_zero"],
         guidance_rescale: float,
         guidance_interval: tuple[float, float] | None,
@@ -328,7 +330,9 @@ class VideoGenerationPipeline(DiffusionPipeline):
             raise ValueError(f"`callback_on_step_end_tensor_inputs` may hold 'latents', got {sorted(unknown)}.")
 
         # Text and camera
-        prompts, camera_plans, vectors = self._read_prompts(prompt, prompt_embeds, camera, adjusted, notes)
+        read, prompts, camera_plans, vectors = self._read_prompts(
+            prompt, prompt_embeds, camera, literal_prompt, adjusted, notes
+        )
         texts = self._texts(prompts, prompt_embeds, prompt_attention_mask, "prompt_embeds", notes)
         negatives: list[_Text | None] = [None] * len(texts)
         if scale != 1.0:
@@ -435,6 +439,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
             "guidance_interval": interval,
             "num_videos_per_prompt": num_videos_per_prompt,
             "batch_size": batch_size,
+            "prompts": read,
             **(requested or {}),
         }
         return VideoPipelineOutput(
@@ -544,24 +549,29 @@ class VideoGenerationPipeline(DiffusionPipeline):
         prompt: str | Sequence[str] | None,
         prompt_embeds: Tensor | None,
         camera: CameraInput | None,
+        literal_prompt: bool,
         adjusted: list[str],
         notes: list[str],
-    ) -> tuple[list[str] | None, list[CameraPlan], CameraInput | None]:
-        """Prompts without brackets (None with embeddings), the camera plan of each, and camera vectors if passed."""
+    ) -> tuple[list[str], list[str] | None, list[CameraPlan], CameraInput | None]:
+        """Prompts as they were read, those without brackets (None with embeddings), camera plans, and camera vectors if passed."""
         if (prompt is None) == (prompt_embeds is None):
             raise ValueError("`prompt` or `prompt_embeds` must be given, and not both.")
         if prompt_embeds is not None:
             plan, vectors = read_camera("", camera)
             adjusted.extend(plan.notes)
-            return None, [plan] * len(prompt_embeds), vectors
+            return [], None, [plan] * len(prompt_embeds), vectors
         asked = [prompt] if isinstance(prompt, str) else prompt
         if not isinstance(asked, list | tuple) or not asked:
             raise TypeError(f"`prompt` must be text or a list of texts, got {type(prompt).__name__}.")
+        read: list[str] = []
         texts, plans, vectors = [], [], None
         for text in asked:
-            plan, vectors = read_camera(check_prompt(text), camera)
+            wording = read_prompt(check_prompt(text), self.vocabulary, literal_prompt)
+            plan, vectors = read_camera(wording.prompt, camera)
             if not plan.prompt_without_brackets:
                 raise ValueError("`prompt` must not be empty beside its camera commands; say what the video shows.")
+            read.append(wording.prompt)
+            adjusted.extend(note for note in wording.notes if note not in adjusted)
             texts.append(plan.prompt_without_brackets)
             plans.append(plan)
             adjusted.extend(note for note in plan.notes if note not in adjusted)
@@ -571,7 +581,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
             asked_for = {name for plan in plans for segment in plan.segments for name in segment}
             for name in sorted(asked_for - set(known)):
                 notes.append(f"the model was not trained on [{name}]; it knows {', '.join(known)}.")
-        return texts, plans, vectors
+        return read, texts, plans, vectors
 
     def _read_negative(
         self, negative_prompt: str | Sequence[str] | None, num_prompts: int, negative_prompt_embeds: Tensor | None

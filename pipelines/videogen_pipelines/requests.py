@@ -22,6 +22,7 @@ from videogen.conditioning.camera import (
     pool_camera,
 )
 from videogen.conditioning.camera_words import read_camera_words
+from videogen.conditioning.wording import Read, read_words
 
 if TYPE_CHECKING:  # checking a request is for programs without torch too (the server's front)
     import torch
@@ -214,6 +215,11 @@ def make_generators(
         raise ValueError(f"`seed` must be a whole number from 0 to {MAX_SEED - num_videos}, got {seed}.")
     seeds = [int(seed) + i for i in range(num_videos)]
     return [torch.Generator("cpu").manual_seed(value) for value in seeds], seeds
+
+
+def read_prompt(prompt: str, vocabulary: Mapping[str, Any] | None, literal_prompt: bool = False) -> Read:
+    """A prompt as the model is given it: unknown words read as the nearest known ones, unless it is to be taken literally."""
+    return Read(prompt) if literal_prompt else read_words(prompt, vocabulary)
 
 
 def read_camera(prompt: str, camera: CameraInput | None) -> tuple[CameraPlan, CameraInput | None]:

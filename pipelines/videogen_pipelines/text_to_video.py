@@ -42,6 +42,7 @@ class TextToVideoPipeline(VideoGenerationPipeline):
         negative_prompt_embeds: torch.Tensor | None = None,
         negative_prompt_attention_mask: torch.Tensor | None = None,
         camera: CameraInput | None = None,
+        literal_prompt: bool = False,
         guidance_method: Literal["standard", "cfg_zero"] = "standard",
         guidance_rescale: float = 0.0,
         guidance_interval: tuple[float, float] | None = None,
@@ -73,6 +74,8 @@ class TextToVideoPipeline(VideoGenerationPipeline):
             negative_prompt_attention_mask: [1 or P, S] bool.
             camera: commands ("[Pan left] [Zoom in]") or vectors [f, 9] (see `videogen.conditioning.camera`); then no
                 brackets in the prompt.
+            literal_prompt: False reads words that the model does not know as the nearest it knows, and reports them in `adjusted`
+                (see `videogen.conditioning.wording`); True gives the prompt to the model as it is.
             guidance_method: see `videogen.diffusion.sampling.guide`.
             guidance_rescale: 0..1, likewise.
             guidance_interval: lowest and highest noise level, 0..1, at which to guide, if at all; None = the
@@ -105,6 +108,7 @@ class TextToVideoPipeline(VideoGenerationPipeline):
             negative_prompt_embeds=negative_prompt_embeds,
             negative_prompt_attention_mask=negative_prompt_attention_mask,
             camera=camera,
+            literal_prompt=literal_prompt,
             guidance_method=guidance_method,
             guidance_rescale=guidance_rescale,
             guidance_interval=guidance_interval,

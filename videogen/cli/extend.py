@@ -18,6 +18,9 @@ def extend(
     ] = None,
     negative_prompt: Annotated[str, typer.Option(help="What to keep away from.")] = "",
     camera: Annotated[str | None, typer.Option(help="Camera commands, instead of brackets in the prompt.")] = None,
+    literal_prompt: Annotated[
+        bool, typer.Option("--literal-prompt", help="Do not read unknown words as the nearest that the model knows.")
+    ] = False,
     steps: Annotated[int | None, typer.Option(help="Denoising steps: more take longer and look better.")] = None,
     guidance_scale: Annotated[
         float | None, typer.Option(help="How strictly to follow the prompt; 1 switches guidance off.")
@@ -59,6 +62,7 @@ def extend(
             "prompt": prompt,
             "negative_prompt": negative_prompt,
             "camera": camera,
+            "literal_prompt": literal_prompt,
             "duration": duration,
             "num_inference_steps": steps,
             "guidance_scale": guidance_scale,

@@ -33,6 +33,9 @@ def generate(
         str | None,
         typer.Option(help="Camera commands, instead of brackets in the prompt: '[Pan left,Zoom in] [Static shot]'."),
     ] = None,
+    literal_prompt: Annotated[
+        bool, typer.Option("--literal-prompt", help="Do not read unknown words as the nearest that the model knows.")
+    ] = False,
     duration: Annotated[
         float | None, typer.Option(metavar="S", help="Seconds; the longest length that fits is taken and printed.")
     ] = None,
@@ -91,6 +94,7 @@ def generate(
             "prompt": prompt,
             "negative_prompt": negative_prompt,
             "camera": camera,
+            "literal_prompt": literal_prompt,
             "duration": duration,
             "num_frames": num_frames,
             "height": height,

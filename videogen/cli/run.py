@@ -118,7 +118,8 @@ def generate_files(
                 if sentence not in said:
                     said.add(sentence)
                     typer.echo(f"{kind}: {sentence}", err=True)
-        receipt = make_receipt(task, settings, inputs, result, frames, model_hash, str(pipe.device))
+        told = {"prompt": result.settings["prompts"][0], "asked_prompt": settings["prompt"].strip()}
+        receipt = make_receipt(task, {**settings, **told}, inputs, result, frames, model_hash, str(pipe.device))
         for number, score in enumerate(receipt.identity, 1):
             typer.echo(f"Identity of subject {number}: mean {score.mean:.2f}, worst frame {score.worst:.2f} (0 to 1).")
         if not receipt_images:
@@ -172,6 +173,7 @@ def replay_arguments(request: Request) -> dict[str, Any]:
     """Every argument of the pipeline, from a receipt alone."""
     arguments: dict[str, Any] = {
         "prompt": request.prompt,
+        "literal_prompt": True,
         "negative_prompt": request.negative_prompt,
         "camera": request.camera if request.camera_vectors is None else request.camera_vectors,
         "num_frames": request.num_frames,
@@ -289,6 +291,7 @@ def make_receipt(
     request = Request(
         task=task,
         prompt=settings["prompt"],
+        asked_prompt=asked if (asked := settings.get("asked_prompt")) != settings["prompt"] else None,
         negative_prompt=settings.get("negative_prompt") or "",
         camera=camera if isinstance(camera, str) else None,
         camera_vectors=None if camera is None or isinstance(camera, str) else camera,

@@ -15,6 +15,9 @@ def submit(
     server: Server = DEFAULT_SERVER,
     negative_prompt: Annotated[str | None, typer.Option(help="What to keep away from.")] = None,
     camera: Annotated[str | None, typer.Option(help="Camera commands, instead of brackets in the prompt.")] = None,
+    literal_prompt: Annotated[
+        bool, typer.Option("--literal-prompt", help="Do not read unknown words as the nearest that the model knows.")
+    ] = False,
     image: Annotated[Path | None, typer.Option(help="Picture that the video starts with.")] = None,
     last_image: Annotated[Path | None, typer.Option(help="Picture that the video ends with.")] = None,
     subject: Annotated[list[Path] | None, typer.Option(help="Picture of 'the subject'; up to two.")] = None,
@@ -44,6 +47,7 @@ def submit(
     settings = {
         "negative_prompt": negative_prompt,
         "camera": camera,
+        "literal_prompt": literal_prompt or None,
         "first_frame": image,
         "last_frame": last_image,
         "subjects": subject or None,

@@ -86,6 +86,7 @@ _CLAUSES = re.compile(
     r"(\s*[,;.:!?，。；：！？]\s*|\s+(?:while|as) (?=(?:the|a) (?:camera|view|lens|shot)\b))", re.IGNORECASE
 )
 _AND_THE_CAMERA = re.compile(r"(.*\S)\s+and\s+((?:the|a) (?:camera|view|lens|shot)\b.*)", re.IGNORECASE)
+_CAMERA = re.compile(r"(?<!to the )(?<!towards the )(?<!toward the )\b(?:camera|lens)\b|(?<![朝向])(?:镜头|摄像机|相机|画面)", re.IGNORECASE)
 _THEN = re.compile(r"^(?:and then|then|and|finally|然后|接着|并且|最后)\s*")
 _TOGETHER = re.compile(r"\s+and\s+|并且|同时")
 
@@ -121,6 +122,11 @@ def read_camera_words(plan: CameraPlan) -> CameraPlan:
     if not segments or not kept.strip():  # a prompt must say something besides
         return plan
     return CameraPlan(kept.strip(), tuple(segments), plan.notes)
+
+
+def tells_camera(clause: str) -> bool:
+    """Whether a clause speaks of the camera, or tells one of its moves."""
+    return _CAMERA.search(clause) is not None or bool(_commands(clause))
 
 
 def _commands(clause: str) -> tuple[str, ...]:

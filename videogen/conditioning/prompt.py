@@ -67,10 +67,9 @@ def unknown_words(prompt: str, words: Mapping[str, Iterable[str]], num_nearest: 
     Returns:
         unknown word -> nearest known ones, in the order of the prompt.
     """
-    phrases_en = sorted({phrase.casefold() for phrase in words.get("en", ())})
-    known_en = {word for phrase in phrases_en for word in _WORD.findall(phrase)} | _STOP_WORDS_EN
+    known_en = known_english(words)
+    known_zh = known_chinese(words)
     phrases_zh = sorted(set(words.get("zh", ())))
-    known_zh = set(phrases_zh) | _STOP_PHRASES_ZH
     longest = max(map(len, known_zh))
 
     found: dict[str, list[str]] = {}
@@ -80,9 +79,19 @@ def unknown_words(prompt: str, words: Mapping[str, Iterable[str]], num_nearest: 
         if _HAN.fullmatch(text):
             for part in _unmatched(text, known_zh, longest):
                 found.setdefault(part, _nearest(part, phrases_zh, num_nearest, 0.3))
-        elif not known_en.intersection(_singulars(text)):
+        elif not known_en.intersection(singulars(text)):
             found.setdefault(text, _nearest(text, sorted(known_en - _STOP_WORDS_EN), num_nearest, 0.55))
     return found
+
+
+def known_english(words: Mapping[str, Iterable[str]]) -> set[str]:
+    """The single words of known English phrases, lower case, and the stop-words."""
+    return {word for phrase in words.get("en", ()) for word in _WORD.findall(phrase.casefold())} | _STOP_WORDS_EN
+
+
+def known_chinese(words: Mapping[str, Iterable[str]]) -> set[str]:
+    """The known Chinese phrases and the stop-phrases."""
+    return set(words.get("zh", ())) | _STOP_PHRASES_ZH
 
 
 def _nearest(word: str, known: list[str], count: int, cutoff: float) -> list[str]:
@@ -97,18 +106,24 @@ def vocabulary_warnings(prompt: str, vocabulary: Mapping[str, Any] | None) -> li
         vocabulary: content of `vocabulary.json`; its `words` (see `unknown_words`), or else the words of Stage for the
             names it lists. A vocabulary that lists no actors says nothing about words.
     """
-    if not vocabulary:
-        return []
-    words = vocabulary.get("words")
+    words = known_words(vocabulary)
     if words is None:
-        if not vocabulary.get("actors"):
-            return []
-        words = stage_words(vocabulary)
+        return []
     sentences = []
     for word, nearest in unknown_words(prompt, words).items():
         hint = f"the nearest it knows: {', '.join(nearest)}" if nearest else "`videogen vocabulary` lists what it knows"
         sentences.append(f"the model does not know '{word}'; {hint}.")
     return sentences
+
+
+def known_words(vocabulary: Mapping[str, Any] | None) -> Mapping[str, Iterable[str]] | None:
+    """The phrases that a model knows by language; None where its vocabulary says nothing about words."""
+    if not vocabulary:
+        return None
+    words = vocabulary.get("words")
+    if words is None and vocabulary.get("actors"):
+        words = stage_words(vocabulary)
+    return words
 
 
 def stage_words(vocabulary: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -152,7 +167,8 @@ def stage_words(vocabulary: Mapping[str, Any]) -> dict[str, list[str]]:
     return {"en": sorted(english), "zh": sorted(chinese)}
 
 
-def _singulars(word: str) -> set[str]:
+def singulars(word: str) -> set[str]:
+    """A word and what it may be the plural or the possessive of."""
     forms = {word, word.removesuffix("'s").removesuffix("’s")}
     if len(word) > 3 and word.endswith("s"):
         forms.add(word[:-1])

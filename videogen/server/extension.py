@@ -20,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 
 from videogen._version import __version__
 from videogen.conditioning.prompt import unknown_words
+from videogen.conditioning.wording import read_words
 from videogen.server.forms import UPLOAD_SCHEMA, read_form
 from videogen.server.http import (
     COMMON_ERRORS,
@@ -345,13 +346,14 @@ def look_at_prompt(body: Words, service: ServiceOf, principal: PrincipalOf) -> W
     try:
         check_text(body.prompt, "prompt")
         service.planner.warm()
-        plan = parse_camera(body.prompt)
-        rewritten = optimize_prompt(body.prompt, service.planner.lexicon, has_subject=body.has_subject)
+        read = read_words(body.prompt, service.planner.words_vocabulary)
+        plan = parse_camera(read.prompt)
+        rewritten = optimize_prompt(read.prompt, service.planner.lexicon, has_subject=body.has_subject)
     except ValueError as error:
         raise ApiError(422, "invalid_request", str(error), "prompt") from None
     words = service.planner.lexicon.words
     unknown = unknown_words(plan.prompt_without_brackets, words) if any(words.values()) else {}
-    return WordsView(unknown=unknown, rewritten=rewritten.prompt, changes=list(rewritten.changes))
+    return WordsView(unknown=unknown, rewritten=rewritten.prompt, changes=[*read.notes, *rewritten.changes])
 
 
 @router.post("/v1/uploads", responses=COMMON_ERRORS, openapi_extra=UPLOAD_SCHEMA)

@@ -155,6 +155,7 @@ class Generator:
         check_clip(frames[num_source:], plan.prompt_without_brackets, segments, self.vocabulary)
         settings = {
             "prompt": request.prompt,
+            "asked_prompt": request.asked_prompt or request.prompt,
             "negative_prompt": request.negative_prompt,
             "camera": request.camera if request.camera_vectors is None else request.camera_vectors,
         }
@@ -326,6 +327,7 @@ def _input(picture: Any, storage: Storage) -> Input:
 def _arguments(request: JobRequest, inputs: Sequence[Input]) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "prompt": request.prompt,
+        "literal_prompt": True,  # the plan has read it
         "num_frames": request.num_frames,
         "fps": request.fps,
         "num_inference_steps": request.steps,

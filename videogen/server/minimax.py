@@ -222,6 +222,7 @@ def translate(body: Generation, service: Service) -> tuple[Ask, list[str]]:
         ask = Ask(
             prompt=prompt,
             prompt_optimizer=optimizer,
+            literal_prompt=not optimizer,
             first_frame=body.first_frame_image,
             last_frame=body.last_frame_image,
             subjects=subjects,

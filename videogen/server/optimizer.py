@@ -1,6 +1,6 @@
 """Prompt rewriting towards the words that a model was trained on: offline, by rules, and shown to who asked.
 
-A prompt is read for what it names (actor, motion, scene, light, camera), with more synonyms than the model knows; what was understood
+A prompt whose words were read (`videogen.conditioning.wording`) is searched for what it names (actor, motion, scene, light, camera); what was understood
 is said again in the plainest words of the training captions. What was not understood is dropped and named. A prompt in
 which no actor and no scene is recognised stays as it is.
 """
@@ -14,44 +14,36 @@ from dataclasses import dataclass
 from videogen.conditioning.camera import CAMERA_CHINESE, parse_camera
 from videogen.server.lexicon import Lexicon
 
-# Words that Stage's captions never use, by what they mean there.
+# Looser than what the dictionaries say (`videogen.conditioning.wording` has read the prompt before): what else stands nearby in this world.
 _MORE: dict[str, dict[str, tuple[str, ...]]] = {
     "scenes": {
-        "snow": ("winter", "ice", "arctic", "mountain", "冬天", "雪", "冰"),
-        "beach": ("sea", "ocean", "coast", "shore", "sand", "海", "沙滩"),
+        "snow": ("winter", "ice", "arctic", "冬天", "雪", "冰"),
+        "beach": ("sea", "ocean", "coast", "shore", "海", "沙滩"),
         "forest": ("wood", "jungle", "tree", "trees", "林", "树"),
-        "city": ("town", "street", "skyline", "building", "buildings", "urban", "城", "街"),
-        "desert": ("dune", "dunes", "sahara", "沙漠"),
-        "space": ("moon", "planet", "galaxy", "stars", "宇宙", "月球"),
-        "meadow": ("grass", "field", "garden", "flowers", "park", "草", "花园"),
-        "sea floor": ("underwater", "ocean floor", "reef", "coral", "水底"),
+        "city": ("town", "skyline", "building", "buildings", "urban", "城", "街"),
+        "desert": ("dune", "dunes"),
+        "space": ("planet", "galaxy", "stars", "宇宙", "月球"),
+        "meadow": ("garden", "flowers", "park", "草", "花园"),
+        "sea floor": ("underwater", "reef", "coral", "水底"),
     },
     "lights": {
-        "day": ("sunny", "daytime", "morning", "noon", "afternoon", "bright", "白昼", "早晨", "中午"),
-        "sunset": ("dusk", "evening", "golden hour", "sundown", "dawn", "sunrise", "黎明", "晚霞", "日落"),
-        "night": ("midnight", "moonlit", "dark", "starry", "夜", "午夜", "晚上"),
+        "day": ("sunny", "bright"),
+        "sunset": ("golden hour", "dawn", "sunrise", "黎明", "晚霞"),
+        "night": ("moonlit", "dark", "starry", "夜", "晚上"),
     },
     "motions": {
-        "stays": ("sits", "sitting", "waits", "waiting", "sleeps", "sleeping", "stands", "standing", "idle", "坐", "站", "睡"),
-        "moves left": ("walks left", "runs left", "flies left", "drives left", "swims left"),
-        "moves right": (
-            "walks right", "runs right", "flies right", "drives right", "swims right",
-            "walks", "walking", "runs", "running", "drives", "driving", "swims", "swimming", "flies", "flying", "rolls", "走", "跑", "游", "飞",
-        ),
-        "jumps": ("jump", "dances", "dancing", "plays", "playing", "leaps", "跃", "跳舞", "玩"),
-        "spins": ("turns", "turning", "twirls", "whirls", "转"),
-        "moves up": ("climbs", "lifts off", "takes off", "起飞"),
-        "moves down": ("falls", "falling", "lands", "下落"),
-        "comes closer": ("walks towards the camera", "runs towards the camera"),
-        "goes away": ("leaves", "walks away", "runs away", "drives away"),
-        "shakes": ("shudders", "vibrates"),
+        "stays": ("sits", "sitting", "waits", "waiting", "sleeps", "sleeping", "idle", "坐", "站", "睡"),
+        "moves right": ("moves", "moving", "rolls", "走", "跑", "游", "飞"),
+        "jumps": ("dances", "dancing", "plays", "playing", "跃", "玩"),
+        "spins": ("turns", "turning", "转"),
+        "moves down": ("falls", "falling", "lands"),
+        "shakes": ("vibrates",),
     },
-    "speeds": {"slow": ("slow", "calmly", "慢"), "fast": ("swiftly", "speedily", "快")},
+    "speeds": {"slow": ("slow", "calmly", "慢"), "fast": ("快",)},
     "actors": {
-        "dog": ("puppy", "hound"), "cat": ("kitten", "kitty"), "car": ("vehicle", "automobile", "taxi"),
-        "rocket": ("spaceship", "spacecraft"), "chick": ("hen", "bird", "chicken"), "soccer ball": ("ball", "football"),
-        "whale": ("fish", "dolphin"), "fox": ("wolf",), "pig": ("boar",), "frog": ("tadpole",), "owl": ("eagle",),
-        "unicorn": ("horse", "pony"), "balloon": ("balloons",), "penguin": ("seabird",),
+        "car": ("vehicle", "taxi"), "chick": ("hen", "bird", "chicken"), "soccer ball": ("ball", "football"),
+        "whale": ("fish", "dolphin"), "fox": ("wolf",), "pig": ("boar",), "owl": ("eagle",),
+        "unicorn": ("horse", "pony"), "penguin": ("seabird",),
     },
 }  # fmt: skip
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")

@@ -99,6 +99,9 @@ class Ask(BaseModel):
     ] = None
     seed: Annotated[int | None, Field(ge=0, le=2**53, description="None draws one and reports it.")] = None
     prompt_optimizer: Annotated[bool, Field(description="Rewrite the prompt towards the model's words.")] = False
+    literal_prompt: Annotated[
+        bool, Field(description="Do not read unknown words as the nearest that the model knows; the default with `strict`.")
+    ] = False
     watermark: Annotated[bool, Field(description="Draw the visible mark.")] = False
     receipt_images: Annotated[
         bool, Field(description="Keep the pictures in the file's receipt (needed for replay).")
@@ -130,6 +133,7 @@ class JobRequest(BaseModel):
 
     task: Task
     prompt: str
+    asked_prompt: str | None = None  # where words of it were read as others
     negative_prompt: str
     camera: str | None
     camera_vectors: tuple[tuple[float, ...], ...] | None
@@ -305,6 +309,11 @@ class Planner:
         try:
             prompt = check_prompt(ask.prompt)
             negative = check_prompt(ask.negative_prompt, "negative_prompt", allow_empty=True)
+            literal = ask.literal_prompt or (ask.strict and "literal_prompt" not in ask.model_fields_set)
+            read = rules.read_prompt(prompt, self.words_vocabulary, literal)
+            asked_prompt = prompt if read.prompt != prompt else None
+            prompt = read.prompt
+            adjusted.extend(read.notes)
             if ask.prompt_optimizer:
                 rewritten = optimize_prompt(
                     prompt, self.lexicon, has_subject=task == "subject", camera_given=ask.camera is not None
@@ -356,6 +365,7 @@ class Planner:
         request = JobRequest(
             task=task,
             prompt=prompt,
+            asked_prompt=asked_prompt,
             negative_prompt=negative,
             camera=camera,
             camera_vectors=None if vectors is None else tuple(map(tuple, vectors)),
