@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -764,7 +765,7 @@ def _trimmed(track: ActorTrack, share: float) -> ActorTrack:
 
 def _without(track: ActorTrack, outside: np.ndarray) -> ActorTrack:
     """The track without some frames, [F] bool."""
-    kept = {
+    kept: dict[str, Any] = {
         field.name: np.where(outside, np.nan, values)
         for field in fields(track)
         if isinstance(values := getattr(track, field.name), np.ndarray)
