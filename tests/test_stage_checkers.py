@@ -167,6 +167,69 @@ def test_ghosts_and_vanishing_are_not_seen():
     assert not judged(pixels(replace(BASE, actors=())), BASE)["actor"]
 
 
+ENTERS_AT_THE_EDGE = ClipSpec(  # in its first frame only an arm of it is seen, which a tiny one resembles
+    (ActorSpec("eggplant"), ActorSpec("cactus")), "space", camera=(("Truck right",),), event="enters", seed=870012003
+)
+ENTERS_TREMBLING = ClipSpec(
+    (ActorSpec("bell"), ActorSpec("crab")),
+    "sea floor",
+    camera=(("Pedestal down", "Zoom out", "Shake"),),
+    event="enters",
+    seed=2136831917,
+)
+ENTERS_UNDER_A_LIKE_SKY = ClipSpec(  # a patch of sky resembles it before it comes in
+    (ActorSpec("ice cream"), ActorSpec("jellyfish")), "forest", camera=(("Zoom in",),), event="enters", seed=544384250
+)
+ENTERS_WITH_A_HOLE = ClipSpec(  # the sea shows through the curve of its tail
+    (ActorSpec("avocado"), ActorSpec("shark")), "beach", camera=(("Pull out",),), event="enters", seed=121337960
+)
+SPINS_BESIDE = ClipSpec(  # upright for a moment only
+    (ActorSpec("crab", "spins"), ActorSpec("mushroom")),
+    "city",
+    "night",
+    relation="left of",
+    camera=(("Zoom in",),),
+    seed=1373237779,
+)
+SPINS_FAST_BESIDE = ClipSpec(
+    (ActorSpec("crab", "spins", "fast"), ActorSpec("strawberry")),
+    "snow",
+    relation="right of",
+    camera=(("Truck right",),),
+    seed=623170906,
+)
+
+
+@pytest.mark.parametrize(
+    ("spec", "other"),
+    [
+        (ENTERS_AT_THE_EDGE, "palm tree"),
+        (ENTERS_TREMBLING, "octopus"),
+        (ENTERS_UNDER_A_LIKE_SKY, "octopus"),
+        (ENTERS_WITH_A_HOLE, "whale"),
+        (SPINS_BESIDE, "ladybug"),
+        (SPINS_FAST_BESIDE, "octopus"),
+    ],
+)
+def test_second_actors_that_are_hard_to_see_are_seen_and_no_others(spec, other):
+    assert set(judged(pixels(spec), spec, "rung4").values()) == {True}
+    hard = next(
+        index for index, actor in enumerate(spec.actors) if actor.name in ("cactus", "crab", "jellyfish", "shark")
+    )
+    kept = spec.actors[1 - hard]
+    alone = pixels(replace(spec, actors=(kept,), event=None, relation=None))
+    seen = judged(alone, spec, "rung4")
+    assert not seen["actor"] and not seen["count"] and not seen.get("event") and not seen.get("relation")
+    actors = [replace(actor, name=other) if index == hard else actor for index, actor in enumerate(spec.actors)]
+    changed = pixels(replace(spec, actors=tuple(actors)))
+    assert not judged(changed, spec, "rung4")["actor"]
+    whole = pixels(spec)
+    vanished = np.concatenate([whole[:12], alone[12:]])
+    assert not judged(vanished, spec, "rung4")["actor"]
+    blend = ((whole.astype(int) + changed) // 2).astype(np.uint8)
+    assert not judged(blend, spec, "rung4")["actor"]
+
+
 def test_noise_and_shuffled_frames_are_wrong():
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (17, 96, 96, 3), dtype=np.uint8)

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,11 +36,13 @@ SECOND_HALF = 0.24  # a second actor is at least this large: the moon is no peng
 _WORTH_FOLLOWING = 0.82  # concordance plus half the evidence that a second actor shows in one of the frames looked at
 _HARD_TO_SEE = 0.65  # the same for actors that are asked for
 _CLEAR = 0.9  # and that any actor shows somewhere, so that it pays to mend its track
+_MAY_TURN = 0.8  # the same for an actor that may have turned away since: one with holes, such as a crab's claws, has little evidence
 _TRIES = 4  # names that are followed
 _SURE = (
     0.75,
     0.88,
 )  # a track begins and ends with this share of its best score; one may come in where another seemed to be
+_ANOTHER_SIZE = 0.35  # so far a log size off the line through most of them belongs to something else
 _OFF_LINE = 0.08  # a jump off the line through the frames before, in `half`
 _PREFERENCE = 0.12  # how much worse the pose on that line may be
 _PICTURES_A_SECOND = 12.0
@@ -341,14 +344,16 @@ def find_actors(
             if (whole < least or place >= _TRIES) and not (name in sought and whole > _HARD_TO_SEE):
                 continue
             track = _follow(bank, lit, small, name, looked_at, poses, score)
-            if turning and float(score.max()) > _CLEAR:
+            if turning and float(score.max()) > _MAY_TURN:
                 track = _follow_turning(bank, lit, track)
             followed.append(track)
         followed.sort(key=lambda track: -_quality(track))
         for track in followed:
             track = _in_time(bank, lit, _resized(bank, lit, track), _PICTURES_A_SECOND / fps)
             whole_track = _with_rivals(bank, video, _polished(bank, lit, track))
-            ways = (_trimmed(whole_track, share) for share in _SURE)
+            ways = itertools.chain(
+                (_trimmed(whole_track, share) for share in _SURE), (_trimmed(t, _SURE[0]) for t in _lately(whole_track))
+            )
             fitting = (t for t in ways if not any(_same_place(t, other) for other in tracks) and accept(t, index))
             if (accepted := next(fitting, None)) is not None:
                 tracks.append(accepted)
@@ -592,11 +597,24 @@ def _resized(bank: ActorBank, lit: Tensor, track: ActorTrack) -> ActorTrack:
     better = alike > before + _CLEARER
     if not better.any():
         return track
-    poses = torch.where(better[:, None], tried.view(-1, len(seen), 4)[way, torch.arange(len(seen))], poses)
+    resized = torch.where(better[:, None], tried.view(-1, len(seen), 4)[way, torch.arange(len(seen))], poses)
+    # No actor shrinks for one frame: a size may only come nearer to the line through most of them.
+    sizes, line = poses[:, 2].log(), torch.from_numpy(_line(seen, resized[:, 2].double().log().numpy()))
+    better &= (resized[:, 2].log() - line).abs() <= (sizes - line).abs()
+    poses = torch.where(better[:, None], resized, poses)
     whole, scores = torch.full((len(lit), 4), torch.nan), torch.full((len(lit),), -2.0)
     whole[seen] = poses
     scores[seen] = _scores(bank, images, poses[:, None], templates, _CLIMB_GRID).amax((1, 2))
     return _track(bank, name, whole, scores)
+
+
+def _line(frames: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The straight line through most of the values [n] (Theil and Sen's), at the same frames."""
+    if len(frames) < 3:
+        return values
+    first, second = np.triu_indices(len(frames), 1)
+    slope = np.median((values[second] - values[first]) / (frames[second] - frames[first]))
+    return slope * frames + np.median(values - slope * frames)
 
 
 def _scaled(poses: Tensor, factor: float, side: int) -> Tensor:
@@ -707,6 +725,23 @@ def _mixed(bank: ActorBank, images: Tensor, poses: Tensor, own: int, templates: 
     return by_name[:, by_name.mean(0).argmax()]
 
 
+def _lately(track: ActorTrack) -> list[ActorTrack]:
+    """The track from where it was last lost for two frames or more, if what was followed before was of another size; else nothing.
+
+    Before an actor comes in, a piece of sky may resemble it as well as the actor itself does at the edge.
+    """
+    score = np.nan_to_num(track.score, nan=-1.0)
+    sure = np.flatnonzero(score > _SURE[0] * score.max()) if track.visible.any() else np.zeros(0, int)
+    gaps = np.flatnonzero(np.diff(sure) > 2)
+    if not len(gaps):
+        return []
+    before, after = np.split(sure, [gaps[-1] + 1])
+    apart = np.abs(np.log(track.half[before] / np.median(track.half[after])))
+    if score.argmax() < after[0] or apart.min() < _ANOTHER_SIZE:
+        return []
+    return [_without(track, np.arange(len(score)) < after[0] - 1)]
+
+
 def _trimmed(track: ActorTrack, share: float) -> ActorTrack:
     """Without the frames before it comes in and after it goes out, where something else was followed."""
     if not track.visible.any():
@@ -717,22 +752,25 @@ def _trimmed(track: ActorTrack, share: float) -> ActorTrack:
     # A single doubtful frame at an end may stay.
     first = sure[0] if sure[0] - there[0] > 1 else there[0]
     last = sure[-1] if there[-1] - sure[-1] > 1 else there[-1]
+    # Where little of it is in the picture something smaller may be taken for it.
+    frames = np.arange(first, last + 1)[track.visible[first : last + 1]]
+    sizes = np.log(track.half[frames])
+    fitting = frames[np.abs(sizes - _line(frames, sizes)) < _ANOTHER_SIZE]
+    if 2 * len(fitting) > len(frames):
+        first, last = fitting[0], fitting[-1]
     outside = np.ones(len(track.score), bool)
     outside[first : last + 1] = False
-    kept = lambda values: np.where(outside, np.nan, values)  # noqa: E731
-    return ActorTrack(
-        name=track.name,
-        x=kept(track.x),
-        y=kept(track.y),
-        half=kept(track.half),
-        angle=kept(track.angle),
-        score=kept(track.score),
-        gain=kept(track.gain),
-        evidence=kept(track.evidence),
-        rival=track.rival,
-        rival_score=kept(track.rival_score),
-        mixed=kept(track.mixed),
-    )
+    return _without(track, outside)
+
+
+def _without(track: ActorTrack, outside: np.ndarray) -> ActorTrack:
+    """The track without some frames, [F] bool."""
+    kept: dict[str, Any] = {
+        field.name: np.where(outside, np.nan, values)
+        for field in fields(track)
+        if isinstance(values := getattr(track, field.name), np.ndarray)
+    }
+    return replace(track, **kept)
 
 
 def _blank(maps: list[tuple[Tensor, Tensor]], track: ActorTrack, frames: Sequence[int]) -> None:

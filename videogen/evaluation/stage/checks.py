@@ -28,7 +28,10 @@ _LOST, _LOST_AFTER_A_JUMP = 0.75, 0.88  # worst window's concordance relative to
 _STRIDE = 0.75  # the longest way of an actor in one frame, in `half`
 _JUMP, _JUMP_IN_SIZE = 0.85, 0.3  # between windows: way in `half`, and log ratio of sizes; a true actor jumps less
 _SECOND_SCORE, _SECOND_EVIDENCE = 0.8, 0.2
-_UNMISTAKABLE = (0.9, 0.3, 0.08)  # score and margin of a second actor for which less evidence is enough
+_UNMISTAKABLE = ((0.9, 0.3), (0.86, 0.45))  # score and margin of a second actor for which less evidence is enough
+_LITTLE_EVIDENCE = 0.06
+_TURNED = (0.2, 1.5, 0.9)  # margin, radians, and share of the mean score in the second worst frame, of one that turns
+_TURNED_EVIDENCE = 0.12
 _SKY, _IN_THE_SKY = -0.35, 0.86  # so high up a second actor must match better than the moon matches a penguin
 _BRIGHT = 1.1  # and a first one, if it has so much contrast: the moon outshines a penguin
 _SCENE_DISTANCE, _SCENE_RATIO = 2.6, 0.8  # nearest scene's prototypes; relative to the next scene's
@@ -136,13 +139,17 @@ def _recognised(track: ActorTrack, second: bool, aspect: float) -> bool:
     margin = mean - np.nanmean(track.rival_score)
     # Thin or finely patterned sprites match less well; they may, if nothing else comes near and they stand out.
     clear = margin > 0.25 and evidence > (0.5 if second else 0.35) and contrast > 0.78
-    least = (0.74 if clear else _SECOND_SCORE) if second else (0.68 if clear else _MEAN_SCORE)
+    # Scenery that resembles a second actor does not turn round; what does need match no better than a first one.
+    turned = margin > _TURNED[0] and np.ptp(track.angle[seen]) > _TURNED[1] and score[1] > _TURNED[2] * mean
+    second_least = 0.74 if clear else _MEAN_SCORE if turned else _SECOND_SCORE
+    least = second_least if second else (0.68 if clear else _MEAN_SCORE)
     if mean < least or score[1] < _LEAST_SCORE or margin < _MARGIN or np.nanmean(track.mixed) > _MIXED:
         return False
     if not _GAIN[0] < contrast < _GAIN[1] or gain[1] < 0.75 * contrast or mean + contrast / 2 < _SCORE_AND_GAIN:
         return False
-    # A palm tree's trunk covers little of its square, but nothing else resembles it.
-    least_evidence = _UNMISTAKABLE[2] if mean > _UNMISTAKABLE[0] and margin > _UNMISTAKABLE[1] else _SECOND_EVIDENCE
+    # A palm tree's trunk covers little of its square, a shark's tail leaves a hole in it, but nothing else resembles them.
+    unmistakable = any(mean > likeness and margin > ahead for likeness, ahead in _UNMISTAKABLE)
+    least_evidence = _LITTLE_EVIDENCE if unmistakable else _TURNED_EVIDENCE if turned else _SECOND_EVIDENCE
     if second and (evidence < least_evidence or np.median(track.half[seen]) < SECOND_HALF):
         return False
     if (second or contrast > _BRIGHT) and np.median(track.y[seen]) < _SKY and mean < _IN_THE_SKY:
