@@ -21,7 +21,7 @@ _NOISE = {
     "colour": 1.2,
     "place": 3.0,
 }  # of 255: what may differ between neighbouring frames of a clip that stands still
-COLOUR_JUMP, PLACE_JUMP = 3.0, 2.5
+COLOUR_JUMP, PLACE_JUMP = 2.6, 2.3
 """The most that passes for no cut; see `docs/evaluation.md` for how many true renders stay below."""
 
 
