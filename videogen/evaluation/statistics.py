@@ -14,6 +14,7 @@ import numpy as np
 RESAMPLES = 10_000
 _EXACT_UP_TO = 14  # prompts: 2**14 signs are fewer than twice the resamples
 _CHUNK = 500  # resamples at once, to bound memory
+_LEAST_PAIRS = 5  # whose correlation has an interval
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def correlation_interval(a: Sequence[float], b: Sequence[float], seed: int = 0) 
         seed: of the resampling; equal input gives equal output.
 
     Returns:
-        The interval; its `mean` is the correlation. Without spread there is none to tell: 0, and no ends.
+        The interval; its `mean` is the correlation. Without spread there is none to tell: 0, and no ends; nor have fewer than five pairs.
 
     Raises:
         ValueError: sides of different length, or no pair.
@@ -94,7 +95,7 @@ def correlation_interval(a: Sequence[float], b: Sequence[float], seed: int = 0) 
         return np.where(spread > 1e-12, (centred[0] * centred[1]).sum(1) / np.maximum(spread, 1e-12), np.nan)
 
     whole = float(correlation(pairs[:, None])[0])
-    if math.isnan(whole) or len(a) < 3:
+    if math.isnan(whole) or len(a) < _LEAST_PAIRS:
         return Interval(0.0 if math.isnan(whole) else whole, None, None, len(a), len(a))
     generator = np.random.default_rng(seed)
     found = []

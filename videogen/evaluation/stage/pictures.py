@@ -1,8 +1,8 @@
 """Compares frames with given pictures and with each other: nearness, order, cuts.
 
-A *jump* between two frames is their difference relative to what this clip does anyway: the median difference of its other neighbouring frames. It
-is taken twice. Of frames reduced to a few cells it shows a change of colour or light, of whole frames also one of place. A clip that hardly moves
-is given the noise of a coded video in place of its median.
+A *jump* between two frames is their difference relative to what the clip does there anyway: the median difference of the neighbouring frames around.
+It is taken twice. Of frames reduced to a few cells, in the median cell, it shows a change of colour or light everywhere; of all pixels also one of
+place or sharpness. A clip that hardly moves is given the noise of a coded video in place of its median.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ MOST_PSNR = 60.0
 """dB, of equal pictures."""
 
 _CELLS = 6  # of a reduced frame, each way
+_AROUND = 8  # frames before and after that a jump is compared with: a hop takes about as many
 _NOISE = {
     "colour": 1.2,
     "place": 3.0,
 }  # of 255: what may differ between neighbouring frames of a clip that stands still
-COLOUR_JUMP, PLACE_JUMP = 2.6, 2.3
+COLOUR_JUMP, PLACE_JUMP = 2.6, 2.4
 """The most that passes for no cut; see `docs/evaluation.md` for how many true renders stay below."""
 
 
 @dataclass(frozen=True)
 class Jump:
-    """The largest jump at some places of a clip; 1 = what its frames differ by anyway."""
+    """The largest jump at some places of a clip; 1 = what the frames around differ by."""
 
     colour: float
     place: float
@@ -59,12 +60,19 @@ def jump(frames: np.ndarray, places: Sequence[int]) -> Jump:
     if not places or min(places) < 1 or max(places) >= len(frames) or len(frames) - 1 <= len(set(places)):
         raise ValueError(f"`places` must be some of the frames 1 to {len(frames) - 1}, not all, got {list(places)}.")
     reduced = [cv2.resize(frame, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA) for frame in frames]
+    cells = np.abs(np.diff(np.stack(reduced).astype(np.float32), axis=0)).mean(-1)  # [F-1, 6, 6]
+    pixels = np.abs(np.diff(frames.astype(np.float32), axis=0)).mean((1, 2, 3))
     found = {}
-    for name, pictures in (("colour", np.stack(reduced)), ("place", frames)):
-        steps = np.abs(np.diff(pictures.astype(np.float32), axis=0)).mean((1, 2, 3))  # [F-1]
+    # Half of the cells: what changes colour everywhere is no actor that moves.
+    for name, steps in (("colour", np.median(cells, (1, 2))), ("place", pixels)):
         at = np.array(sorted(set(places))) - 1
-        usual = max(float(np.median(np.delete(steps, at))), _NOISE[name])
-        found[name] = float(steps[at].max()) / usual
+        others = np.setdiff1d(np.arange(len(steps)), at)
+        ratios = []
+        for place in at:
+            around = others[np.abs(others - place) <= _AROUND]
+            usual = np.median(steps[around if len(around) else others])
+            ratios.append(steps[place] / max(float(usual), _NOISE[name]))
+        found[name] = float(max(ratios))
     return Jump(**found)
 
 
