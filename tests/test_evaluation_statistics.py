@@ -9,7 +9,7 @@ import pytest
 
 from videogen.cli import main
 from videogen.evaluation.compare import compare, format_comparison
-from videogen.evaluation.statistics import clustered_interval, holm, sign_flip_test, wilson
+from videogen.evaluation.statistics import clustered_interval, correlation_interval, holm, sign_flip_test, wilson
 
 
 def test_wilson() -> None:
@@ -49,6 +49,25 @@ def test_edges_of_intervals() -> None:
     assert clustered_interval([[0.0]] * 10).high == 0  # differences of 0, not a share of successes
     with pytest.raises(ValueError, match="`groups` must hold at least one value each"):
         clustered_interval([[1.0], []])
+
+
+def test_correlations() -> None:
+    generator = np.random.default_rng(0)
+    truth = generator.normal(size=60)
+    measured = truth + generator.normal(size=60)
+    noisy = correlation_interval(truth, measured)
+    assert noisy.low is not None and noisy.high is not None
+    assert noisy.mean == pytest.approx(np.corrcoef(truth, measured)[0, 1])
+    # Fisher's interval: half-width 1.96 / sqrt(57) of the inverse hyperbolic tangent.
+    centre, half = np.arctanh(noisy.mean), 1.96 / np.sqrt(57)
+    assert noisy.low == pytest.approx(np.tanh(centre - half), abs=0.06)
+    assert noisy.high == pytest.approx(np.tanh(centre + half), abs=0.06)
+    assert correlation_interval([1, 2, 3, 4, 5], [5, 4, 3, 2, 1]).mean == pytest.approx(-1)
+    assert correlation_interval([1, 2], [1, 2]).low is None
+    nothing = correlation_interval([1, 2, 3, 4, 5, 6], [2] * 6)
+    assert (nothing.mean, nothing.low) == (0.0, None)
+    with pytest.raises(ValueError, match="`a` and `b` must be as many"):
+        correlation_interval([1], [])
 
 
 def test_sign_flips() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from videogen.data.stage import ClipSpec, held_out_pairs, rungs
 from videogen.data.video import read_video
+from videogen.evaluation.clip_jobs import load_results
 from videogen.evaluation.stage_suite import (
     KINDS,
     SuiteSettings,
@@ -18,7 +19,6 @@ from videogen.evaluation.stage_suite import (
     clip_seed,
     format_table,
     load_prompts,
-    load_results,
     run_suite,
     suite_hash,
     summarise,

@@ -62,8 +62,6 @@ def stage(
     """Sample the fixed prompts of Stage, check the decoded clips' pixels, print the table."""
     from dataclasses import replace
 
-    import torch
-
     from videogen.evaluation.stage_suite import KINDS, SuiteSettings, format_table, run_suite, rung_of, write_json
 
     wanted = tuple(kinds.split(","))
@@ -71,10 +69,7 @@ def stage(
         raise ValueError(f"`--kinds` must be among {', '.join(KINDS)}, got {kinds}.")
     if source not in ("model", "renders", "tokenizer"):
         raise ValueError(f"`--source` must be model, renders or tokenizer, got {source}.")
-    if device not in ("cpu", "cuda"):
-        raise ValueError(f"`--device` must be cpu or cuda, got {device}.")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("`--device` cuda needs a GPU that torch can use, found none; use cpu.")
+    _check_device(device)
     settings = SuiteSettings(
         split=split,
         rung=rung or rung_of(model),
@@ -108,6 +103,71 @@ def stage(
         if "all" in table:
             cell = table["all"]
             typer.echo(f"{kind}: everything right {100 * cell['accuracy']:.1f} % ({cell['n']} clips)")
+    if json_ is not None:
+        write_json(json_, summary)
+
+
+@app.command()
+def tasks(
+    tasks: Annotated[
+        str, typer.Option(help="Which, comma separated; default image,last,keyframes,subject,extend,camera.")
+    ] = "",
+    split: Annotated[str, typer.Option(help="Which prompts: dev, or test (once per release).")] = "dev",
+    rung: Annotated[
+        str, typer.Option(help="rung1 to rung4; default the highest that the model's vocabulary covers.")
+    ] = "",
+    num_prompts: Annotated[int, typer.Option(help="Clips of each task; twice as many of camera.", min=1)] = 50,
+    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    model: Annotated[str, typer.Option(help="Folder of weights; default the shipped model.")] = "",
+    source: Annotated[
+        str, typer.Option(help="model; renders (true clips: the measures' ceiling); tokenizer (reconstructions).")
+    ] = "model",
+    renders: Annotated[
+        bool, typer.Option("--renders", help="Also judge true renders and reconstructions of the same prompts.")
+    ] = False,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; default the model's own.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Default the model's own.")] = None,
+    device: Annotated[
+        str, typer.Option(help="Where clips are made: cpu, or cuda (the workers then only judge).")
+    ] = "cpu",
+    json_: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of clips and results; goes on there.")] = Path(
+        "runs/evaluate-tasks"
+    ),
+) -> None:
+    """Measure on Stage what a model does with pictures, clips to extend and camera vectors; print the table."""
+    from dataclasses import replace
+
+    from videogen.evaluation.stage_suite import rung_of, write_json
+    from videogen.evaluation.stage_task_prompts import TASKS
+    from videogen.evaluation.stage_tasks import TaskSettings, format_tasks, run_tasks
+
+    wanted = tuple(tasks.split(",")) if tasks else TASKS
+    if not set(wanted) <= set(TASKS):
+        raise ValueError(f"`--tasks` must be among {', '.join(TASKS)}, got {tasks}.")
+    if source not in ("model", "renders", "tokenizer"):
+        raise ValueError(f"`--source` must be model, renders or tokenizer, got {source}.")
+    _check_device(device)
+    settings = TaskSettings(
+        split=split,
+        rung=rung or rung_of(model),
+        tasks=wanted,
+        num_prompts=num_prompts,
+        source=source,  # type: ignore[arg-type]
+        model=model,
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        device=device,
+    )
+    with _clip_progress(source) as progress:
+        summary = run_tasks(settings, output / source, workers, progress)
+    columns = {}
+    for other in ("renders", "tokenizer") if renders else ():
+        if other != source:
+            with _clip_progress(other) as progress:
+                columns[other] = run_tasks(replace(settings, source=other), output / other, workers, progress)  # type: ignore[arg-type]
+            summary[other] = columns[other]
+    typer.echo(format_tasks(summary, **columns))
     if json_ is not None:
         write_json(json_, summary)
 
@@ -389,6 +449,15 @@ def distance(
         typer.echo("Note: the Fréchet distance is biased upwards below about 256 clips; the MMD is not.", err=True)
     if json_ is not None:
         write_json(json_, asdict(found))
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"`--device` must be cpu or cuda, got {device}.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("`--device` cuda needs a GPU that torch can use, found none; use cpu.")
 
 
 def _nearest(suite: Suite, count: int, model: str) -> Suite:

@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from queue import Empty
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,7 +29,8 @@ from videogen.data.stage.actors import ASSETS, strangers
 from videogen.data.stage.captions import caption
 from videogen.data.stage.render import render
 from videogen.data.stage.vocabulary import LIGHTS, ActorSpec, ClipSpec, Vocabulary, attributes, rungs, sample_spec
-from videogen.data.video import read_video, write_video
+from videogen.data.video import read_video
+from videogen.evaluation.clip_jobs import Work, claim, run_jobs
 from videogen.evaluation.stage import check
 from videogen.evaluation.statistics import wilson
 
@@ -212,156 +211,49 @@ def run_suite(
     about = {
         "suite": suite_hash(settings.split),
         "prompts_version": PROMPTS_VERSION,
-        "weights": _weights_hash(settings),
+        "weights": None if settings.source == "renders" else weights_hash(settings.model),
         **asdict(settings),
     }
     about = json.loads(json.dumps(about))
-    _claim(folder, about)
+    claim(folder, about, free=("num_prompts", "seeds", "batch_size", "kinds"))
     jobs = [(prompt, index) for index in range(settings.seeds) for prompt in prompts]
-    done = load_results(folder)
-    todo = [(prompt, index) for prompt, index in jobs if f"{prompt.id}-{index}" not in done]
-    report(len(jobs) - len(todo), len(jobs))
-    if todo:
-        context = multiprocessing.get_context("spawn")
-        threads = max(1, torch.get_num_threads() // workers)
-        queue = context.Queue()
-        if settings.device != "cpu":
-            _work_on_device(settings, folder, todo, workers, _Reporter(report, len(jobs) - len(todo), len(jobs)))
-        elif workers == 1:
-            _work(
-                settings, folder, todo, 0, torch.get_num_threads(), _Reporter(report, len(jobs) - len(todo), len(jobs))
-            )
-        else:
-            parts = [todo[k::workers] for k in range(workers)]
-            processes = [
-                context.Process(target=_work, args=(settings, folder, part, k, threads, queue), daemon=True)
-                for k, part in enumerate(parts)
-                if part
-            ]
-            for process in processes:
-                process.start()
-            left, finished = len(todo), len(jobs) - len(todo)
-            while left:
-                try:
-                    queue.get(timeout=5)
-                except Empty:
-                    if all(not process.is_alive() for process in processes):
-                        break
-                    continue
-                left, finished = left - 1, finished + 1
-                report(finished, len(jobs))
-            for process in processes:
-                process.join()
-            if any(process.exitcode for process in processes):
-                raise RuntimeError("a worker failed; its message is above. Start again to go on where it stopped.")
-    results = load_results(folder)
-    chosen = [results[f"{prompt.id}-{index}"] for prompt, index in jobs if f"{prompt.id}-{index}" in results]
+    chosen = run_jobs(Work(settings, _clip_name, _made_clips, _judge), jobs, folder, workers, report)
     return {**summarise(chosen), "about": about}
 
 
-class _Reporter:
-    """Stands in for the queue when everything runs in one process."""
-
-    def __init__(self, report: Callable[[int, int], None], done: int, total: int) -> None:
-        self.report, self.done, self.total = report, done, total
-
-    def put(self, _: Any) -> None:
-        self.done += 1
-        self.report(self.done, self.total)
-
-
-def _claim(folder: Path, about: dict[str, Any]) -> None:
-    (folder / "clips").mkdir(parents=True, exist_ok=True)
-    path = folder / "settings.json"
-    same = {key: value for key, value in about.items() if key not in ("num_prompts", "seeds", "batch_size", "kinds")}
-    if path.is_file():
-        if json.loads(path.read_text(encoding="utf-8")) != same:
-            raise ValueError(
-                f"`folder` must be new or belong to the same run, got {folder}; choose another or delete it."
-            )
-    else:
-        path.write_text(json.dumps(same, indent=1) + "\n", encoding="utf-8")
-
-
-def _weights_hash(settings: SuiteSettings) -> str | None:
-    if settings.source == "renders":
-        return None
+def weights_hash(model: str = "") -> str:
+    """First 16 hexadecimal digits of the SHA-256 of a model's weights, "" = the shipped ones."""
     digest = hashlib.sha256()
-    for path in sorted(_model_folder(settings).rglob("*.safetensors")):
+    for path in sorted(_model_folder(model).rglob("*.safetensors")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _model_folder(settings: SuiteSettings) -> Path:
-    return Path(settings.model) if settings.model else ASSETS.parent / "weights" / "tiny"
+def _model_folder(model: str) -> Path:
+    """Where a model's weights lie, "" = the shipped ones."""
+    return Path(model) if model else ASSETS.parent / "weights" / "tiny"
 
 
-def load_results(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """All judged clips of a folder by clip name; a line cut off by an interruption is left out."""
-    results = {}
-    for path in sorted(Path(folder).glob("results-*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                result = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            results[result["clip"]] = result
-    return results
-
-
-def _work(
-    settings: SuiteSettings, folder: Path, jobs: list[tuple[Prompt, int]], worker: int, threads: int, queue: Any
-) -> None:
-    torch.set_num_threads(threads)
-    with _open_results(folder, worker) as file:
-        for clip in _made_clips(settings, jobs):
-            result = _write_and_judge((settings.rung, folder, *clip))
-            file.write(json.dumps(result, ensure_ascii=False) + "\n")
-            file.flush()
-            queue.put(result["clip"])
-
-
-def _work_on_device(
-    settings: SuiteSettings, folder: Path, jobs: list[tuple[Prompt, int]], workers: int, queue: Any
-) -> None:
-    """Like `_work`, but that one device makes the clips of all workers, in large batches."""
-    from videogen.training.prefetch import Prefetcher
-
-    clips = ((settings.rung, folder, *clip) for clip in _made_clips(settings, jobs))
-    with _open_results(folder, 0) as file, Prefetcher(_write_and_judge, workers) as judges:
-        for result in judges.map(clips):
-            file.write(json.dumps(result, ensure_ascii=False) + "\n")
-            file.flush()
-            queue.put(result["clip"])
-
-
-def _open_results(folder: Path, worker: int) -> TextIO:
-    """A worker's file, opened at its end; a line cut off by an interruption is closed."""
-    path = folder / f"results-{worker}.jsonl"
-    if path.is_file() and not path.read_bytes().endswith(b"\n"):
-        path.write_bytes(path.read_bytes() + b"\n")
-    return path.open("a", encoding="utf-8")
+def _clip_name(job: tuple[Prompt, int]) -> str:
+    return f"{job[0].id}-{job[1]}"
 
 
 def _made_clips(
     settings: SuiteSettings, jobs: list[tuple[Prompt, int]]
-) -> Iterator[tuple[Prompt, int, np.ndarray, float]]:
+) -> Iterator[tuple[tuple[Prompt, int], np.ndarray, float]]:
     """Every job with its frames, uint8 [F, H, W, 3], and their rate; subjects last, since they are made one by one."""
     make = _clip_maker(settings)
     for wants_picture in (False, True):
         group = [job for job in jobs if (job[0].reference is not None) == wants_picture]
         for start in range(0, len(group), settings.batch_size):
             batch = group[start : start + settings.batch_size]
-            for (prompt, index), (frames, fps) in zip(batch, make(batch), strict=True):
-                yield prompt, index, frames, fps
+            for job, (frames, fps) in zip(batch, make(batch), strict=True):
+                yield job, frames, fps
 
 
-def _write_and_judge(clip: tuple[str, Path, Prompt, int, np.ndarray, float]) -> dict[str, Any]:
-    rung, folder, prompt, index, frames, fps = clip
-    name = f"{prompt.id}-{index}"
-    path = folder / "clips" / f"{name}.mp4"
-    write_video(path, frames, fps)
-    return judge(prompt, path, name, index, rungs()[rung])
+def _judge(settings: SuiteSettings, job: tuple[Prompt, int], clip: Path) -> dict[str, Any]:
+    prompt, index = job
+    return judge(prompt, clip, _clip_name(job), index, rungs()[settings.rung])
 
 
 def judge(prompt: Prompt, clip: Path, name: str, index: int, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -388,7 +280,7 @@ def _clip_maker(settings: SuiteSettings) -> Callable[[Sequence[tuple[Prompt, int
     if settings.source == "tokenizer":
         from tokenizer3d import CausalVideoAutoencoder
 
-        vae = CausalVideoAutoencoder.from_pretrained(_model_folder(settings) / "vae").eval().to(settings.device)
+        vae = CausalVideoAutoencoder.from_pretrained(_model_folder(settings.model) / "vae").eval().to(settings.device)
 
         @torch.no_grad()
         def reconstruct(jobs: Sequence[tuple[Prompt, int]]) -> list[tuple[np.ndarray, float]]:
@@ -581,7 +473,7 @@ def _agrees(key: str, seen: Any, wish: Any, asked: Mapping[str, Any]) -> bool:
 
 def rung_of(model: str = "") -> str:
     """The highest rung whose vocabulary a model covers, read from its `vocabulary.json`; "rung1" without one."""
-    path = _model_folder(SuiteSettings(model=model)) / "vocabulary.json"
+    path = _model_folder(model) / "vocabulary.json"
     if not path.is_file():
         return "rung1"
     known = json.loads(path.read_text(encoding="utf-8"))

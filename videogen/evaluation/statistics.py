@@ -14,6 +14,7 @@ import numpy as np
 RESAMPLES = 10_000
 _EXACT_UP_TO = 14  # prompts: 2**14 signs are fewer than twice the resamples
 _CHUNK = 500  # resamples at once, to bound memory
+_LEAST_PAIRS = 5  # whose correlation has an interval
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,42 @@ def clustered_interval(groups: Sequence[Sequence[float]], proportion: bool = Fal
         means.append(sums[drawn].sum(1) / sizes[drawn].sum(1))
     low, high = np.percentile(np.concatenate(means), (2.5, 97.5))
     return Interval(float(mean), float(low), float(high), count, len(groups))
+
+
+def correlation_interval(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Interval:
+    """Pearson's correlation of pairs with a percentile bootstrap over them.
+
+    Args:
+        a: one side of the pairs.
+        b: the other side.
+        seed: of the resampling; equal input gives equal output.
+
+    Returns:
+        The interval; its `mean` is the correlation. Without spread there is none to tell: 0, and no ends; nor have fewer than five pairs.
+
+    Raises:
+        ValueError: sides of different length, or no pair.
+    """
+    if len(a) != len(b) or not len(a):
+        raise ValueError(f"`a` and `b` must be as many, and at least one, got {len(a)} and {len(b)}.")
+    pairs = np.array([a, b], float)  # [2, n]
+
+    def correlation(drawn: np.ndarray) -> np.ndarray:
+        """Of pairs [2, R, n]: [R], NaN without spread."""
+        centred = drawn - drawn.mean(2, keepdims=True)
+        spread = np.sqrt((centred**2).sum(2)).prod(0)
+        return np.where(spread > 1e-12, (centred[0] * centred[1]).sum(1) / np.maximum(spread, 1e-12), np.nan)
+
+    whole = float(correlation(pairs[:, None])[0])
+    if math.isnan(whole) or len(a) < _LEAST_PAIRS:
+        return Interval(0.0 if math.isnan(whole) else whole, None, None, len(a), len(a))
+    generator = np.random.default_rng(seed)
+    found = []
+    for start in range(0, RESAMPLES, _CHUNK):
+        drawn = generator.integers(len(a), size=(min(_CHUNK, RESAMPLES - start), len(a)))  # [R, n]
+        found.append(correlation(pairs[:, drawn]))
+    low, high = np.nanpercentile(np.concatenate(found), (2.5, 97.5))
+    return Interval(whole, float(low), float(high), len(a), len(a))
 
 
 def sign_flip_test(differences: Sequence[float], seed: int = 0) -> float:

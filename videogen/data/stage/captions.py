@@ -243,12 +243,16 @@ def _english(generator: random.Random, spec: ClipSpec, held_out: bool, show_ligh
     else:
         text = order.format(actor=subject, motion=finite, ing=ing, scene=scene, light=light)
         text = text.replace(" ,", ",").replace("  ", " ").strip(" ,:")
+    return text + _english_event(generator, spec, held_out)
+
+
+def _english_event(generator: random.Random, spec: ClipSpec, held_out: bool) -> str:
     if spec.event == "enters":
         other = _with_article(_actor_names(generator, spec.actors[1].name, "en", held_out))
-        text += generator.choice([f", then {other} comes in", f", {other} enters", f" and then {other} appears"])
-    elif spec.event == "night falls":
-        text += generator.choice([", night falls", ", then it gets dark", " and night falls"])
-    return text
+        return generator.choice([f", then {other} comes in", f", {other} enters", f" and then {other} appears"])
+    if spec.event == "night falls":
+        return generator.choice([", night falls", ", then it gets dark", " and night falls"])
+    return ""
 
 
 def _chinese(generator: random.Random, spec: ClipSpec, held_out: bool, show_light: bool, free: bool) -> str:
@@ -270,12 +274,16 @@ def _chinese(generator: random.Random, spec: ClipSpec, held_out: bool, show_ligh
     else:
         text = order.format(actor=subject, motion=motion, scene=scene, light=light)
         text = text.strip(",").removeprefix("的").replace(",,", ",")
+    return text + _chinese_event(generator, spec, held_out)
+
+
+def _chinese_event(generator: random.Random, spec: ClipSpec, held_out: bool) -> str:
     if spec.event == "enters":
         other = "一个" + _actor_names(generator, spec.actors[1].name, "zh", held_out)
-        text += generator.choice([f",然后{other}进来", f",{other}出现"])
-    elif spec.event == "night falls":
-        text += generator.choice([",夜幕降临", ",天黑了"])
-    return text
+        return generator.choice([f",然后{other}进来", f",{other}出现"])
+    if spec.event == "night falls":
+        return generator.choice([",夜幕降临", ",天黑了"])
+    return ""
 
 
 def caption(
@@ -307,6 +315,37 @@ def caption(
         raise ValueError("`held_out` and `free_order` exclude each other: held-out word orders are fixed.")
     show_light = spec.light != "day" or held_out or generator.random() < 0.6
     text = (_english if language == "en" else _chinese)(generator, spec, held_out, show_light, free_order)
+    return _with_camera(text, generator, spec, language, style, held_out)
+
+
+def action_caption(
+    spec: ClipSpec, generator: random.Random, language: Language = "en", style: CameraStyle = "words"
+) -> str:
+    """What happens in a clip of one actor, or of another that enters, without scene and light: for prompts that come with a picture.
+
+    Arguments and errors as in `caption`.
+    """
+    if language not in ("en", "zh"):
+        raise ValueError(f"`language` must be 'en' or 'zh', got {language!r}.")
+    if style not in ("words", "bracket", "none"):
+        raise ValueError(f"`style` must be 'words', 'bracket' or 'none', got {style!r}.")
+    actor = spec.actors[0]
+    subject = _actor_names(generator, actor.name, language, False)
+    if language == "en":
+        words = [_with_article(subject), _pick(generator, _MOTIONS_EN[actor.motion], False)[0]]
+        if actor.speed != "normal":
+            words.append(_pick(generator, _SPEEDS_EN[actor.speed], False))
+        text = " ".join(words) + _english_event(generator, spec, False)
+    else:
+        adverb = _pick(generator, _SPEEDS_ZH[actor.speed], False) if actor.speed != "normal" else ""
+        text = f"一个{subject}{adverb}{_pick(generator, _MOTIONS_ZH[actor.motion], False)}"
+        text += _chinese_event(generator, spec, False)
+    return _with_camera(text, generator, spec, language, style, False)
+
+
+def _with_camera(
+    text: str, generator: random.Random, spec: ClipSpec, language: Language, style: CameraStyle, held_out: bool
+) -> str:
     if style == "none" or not spec.camera_told:
         return text
     if style == "words":

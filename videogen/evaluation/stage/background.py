@@ -58,6 +58,18 @@ class CameraMotion:
         """For each of equal parts of the clip the fewest components that explain its movement, with their rates in units of the standard speed."""
         return tuple(part.rates for part in self._parts(num_segments))
 
+    def alone(self, component: str, sign: float) -> float | None:
+        """The rate of one component in units of the standard speed, taken to be the camera's only movement; `None` if too little can be followed.
+
+        Args:
+            component: One of `COMPONENTS`.
+            sign: Which way it is likely to go, 1 or -1: zoom and push are compared with rest at that end.
+        """
+        corners = _means(self.tracks[self.tracks[:, 1] > 0])
+        if len(corners) < 10:
+            return None
+        return self._data(corners, 0, len(self.rates), False, _AT_REST).alone(component, sign)
+
     def spans(self, num_segments: int) -> list[tuple[int, int]]:
         """First and last step (exclusive) of each of equal parts of the clip."""
         return _parts(len(self.rates), num_segments)

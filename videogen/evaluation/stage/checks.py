@@ -48,6 +48,23 @@ class Verdict:
     seen: Any
 
 
+@dataclass(frozen=True)
+class Sights:
+    """What the verdicts rest on.
+
+    Attributes:
+        tracks: The actors, the most certain first.
+        scenery: Distances to scenes and lights.
+        camera: Its movement; `None` where too little can be followed.
+        moves: The movement of the first actor that was asked for, else of the most certain one.
+    """
+
+    tracks: list[ActorTrack]
+    scenery: Scenery
+    camera: CameraMotion | None
+    moves: Movement | None
+
+
 def check(frames: np.ndarray, fps: float, asked: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Verdict]:
     """Judges a clip.
 
@@ -64,34 +81,8 @@ def check(frames: np.ndarray, fps: float, asked: Mapping[str, Any], vocabulary: 
     Raises:
         ValueError: If the frames have another type or shape, or are fewer than 6.
     """
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) < 6:
-        raise ValueError(
-            f"`frames` must be uint8 [F, H, W, 3] with at least 6 frames, got {frames.dtype} {frames.shape}."
-        )
-    names = tuple(vocabulary.actors) + (strangers() if "identity" in asked else ())
-    wanted = [asked[key] for key in ("actor", "second_actor", "identity") if asked.get(key) in names]
-    first_look = recognise(frames, vocabulary.scenes)
-    aspect = frames.shape[2] / frames.shape[1]
-    tracks = find_actors(
-        frames,
-        actor_bank(names),
-        _tints(first_look, len(frames)),
-        lambda track, index: _recognised(track, index > 0, aspect),
-        wanted,
-        turning="spins" in vocabulary.motions,
-        fps=fps,
-    )
-    boxes = _boxes(tracks, len(frames))
-    scenery = recognise(frames, vocabulary.scenes, _ignored(boxes, frames))
-    camera = camera_motion(frames, fps, boxes, vocabulary.max_camera_commands)
-    subject = next((track for track in tracks if track.name in wanted[:1]), tracks[0] if tracks else None)
-    num_segments = len(asked["camera"]) if asked.get("camera") else None
-    moves = (
-        movement(subject, camera, fps, num_segments, vocabulary.max_camera_segments)
-        if subject is not None and camera is not None
-        else None
-    )
-
+    sights = look(frames, fps, asked, vocabulary)
+    tracks, scenery, camera, moves = sights.tracks, sights.scenery, sights.camera, sights.moves
     found = [track.name for track in tracks]
     verdicts = {}
     if "actor" in asked:
@@ -119,6 +110,48 @@ def check(frames: np.ndarray, fps: float, asked: Mapping[str, Any], vocabulary: 
     event = _event(scenery, tracks, len(frames))
     verdicts["event"] = Verdict(event is not None and event == asked.get("event"), event)
     return {name: verdict for name, verdict in verdicts.items() if name in asked}
+
+
+def look(frames: np.ndarray, fps: float, asked: Mapping[str, Any], vocabulary: Vocabulary) -> Sights:
+    """Looks at a clip; arguments and errors as in `check`."""
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) < 6:
+        raise ValueError(
+            f"`frames` must be uint8 [F, H, W, 3] with at least 6 frames, got {frames.dtype} {frames.shape}."
+        )
+    names = tuple(vocabulary.actors) + (strangers() if "identity" in asked else ())
+    wanted = [asked[key] for key in ("actor", "second_actor", "identity") if asked.get(key) in names]
+    first_look = recognise(frames, vocabulary.scenes)
+    aspect = frames.shape[2] / frames.shape[1]
+    tracks = find_actors(
+        frames,
+        actor_bank(names),
+        _tints(first_look, len(frames)),
+        lambda track, index: _recognised(track, index > 0, aspect),
+        wanted,
+        turning="spins" in vocabulary.motions,
+        fps=fps,
+    )
+    boxes = _boxes(tracks, len(frames))
+    scenery = recognise(frames, vocabulary.scenes, _ignored(boxes, frames))
+    camera = camera_motion(frames, fps, boxes, vocabulary.max_camera_commands)
+    subject = next((track for track in tracks if track.name in wanted[:1]), tracks[0] if tracks else None)
+    num_segments = len(asked["camera"]) if asked.get("camera") else None
+    moves = (
+        movement(subject, camera, fps, num_segments, vocabulary.max_camera_segments)
+        if subject is not None and camera is not None
+        else None
+    )
+    return Sights(tracks, scenery, camera, moves)
+
+
+def nearest_actor(frames: np.ndarray, fps: float, names: tuple[str, ...], vocabulary: Vocabulary) -> str | None:
+    """Which of the named actors a clip's actor resembles most, however little; `None` if nothing resembles any."""
+    tints = _tints(recognise(frames, vocabulary.scenes), len(frames))
+    turning = "spins" in vocabulary.motions
+    tracks = find_actors(
+        frames, actor_bank(names), tints, lambda track, index: True, turning=turning, max_actors=1, fps=fps
+    )
+    return tracks[0].name if tracks else None
 
 
 def _tints(look: Scenery, num_frames: int) -> np.ndarray:
@@ -288,4 +321,4 @@ def _event(scenery: Scenery, tracks: list[ActorTrack], num_frames: int) -> str |
     return None
 
 
-__all__ = ["Verdict", "check"]
+__all__ = ["Sights", "Verdict", "check", "look", "nearest_actor"]

@@ -95,6 +95,12 @@ class Tracks:
             best = int(prices.argmin())
         return float(prices[best]), rates[best]
 
+    def alone(self, component: str, sign: float) -> float:
+        """The rate of one component that explains the shifts best without any other, from `sign` as a first guess."""
+        start = np.where(np.array(COMPONENTS) == component, sign, 0.0)[None]
+        rates = self._refined(start, start, start != 0, 0, _STEPS + _FINAL_STEPS, strict=False)
+        return float(rates[0, COMPONENTS.index(component)])
+
     def turned(self, rates: np.ndarray, turns: np.ndarray) -> np.ndarray:
         """Shifts by turns [N, 2] of pan and tilt beside the other rates, [N, 2]."""
         return self._near(rates[None])[0][0, :, None] * turns * self.speeds[[0, 2]] * (-1, 1)
