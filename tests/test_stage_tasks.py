@@ -275,4 +275,4 @@ def test_true_renders_pass_every_bar(rung, tmp_path):
         if "bar" in cell
     }
     missed = {key: value for key, value in found.items() if value < summary[key[0]][key[1]]["bar"]}
-    assert missed == {} and len(found) == 12 - (2 if left_out(rung) else 0), found
+    assert missed == {} and len(found) == 13 - (2 if left_out(rung) else 0), found

@@ -40,6 +40,9 @@ def stage(
         tuple[float, float] | None,
         typer.Option(help="Lowest and highest noise level at which to guide; default the model's own."),
     ] = None,
+    literal_prompt: Annotated[
+        bool, typer.Option("--literal-prompt", help="Give the model words it never met as they are.")
+    ] = False,
     true_steps: Annotated[
         int,
         typer.Option(
@@ -80,6 +83,7 @@ def stage(
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
         guidance_interval=guidance_interval,
+        literal_prompt=literal_prompt,
         true_steps=true_steps,
         batch_size=batch_size,
         kinds=wanted,

@@ -155,6 +155,7 @@ class SuiteSettings:
         num_inference_steps: `None` = the model's own.
         guidance_scale: `None` = the model's own.
         guidance_interval: Lowest and highest noise level at which to guide; `None` = the model's own.
+        literal_prompt: Words that the model never met go to it as they are, instead of being read as known ones.
         true_steps: Start after so many of the denoising steps, from the true clip's latents with the noise of that
             step: tells at which noise levels a model goes wrong. 0 = generate from nothing but noise.
         batch_size: Clips per forward pass.
@@ -171,6 +172,7 @@ class SuiteSettings:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
+    literal_prompt: bool = False
     true_steps: int = 0
     batch_size: int = 8
     kinds: tuple[str, ...] = KINDS
@@ -300,7 +302,7 @@ def _clip_maker(settings: SuiteSettings) -> Callable[[Sequence[tuple[Prompt, int
     pipe.set_progress_bar_config(disable=True)
     subject_pipe = SubjectToVideoPipeline.from_pipe(pipe)
     subject_pipe.set_progress_bar_config(disable=True)
-    names = ("num_inference_steps", "guidance_scale", "guidance_interval")
+    names = ("num_inference_steps", "guidance_scale", "guidance_interval", "literal_prompt")
     options = {name: getattr(settings, name) for name in names}
 
     steps = settings.num_inference_steps or pipe.default_num_inference_steps
