@@ -86,7 +86,10 @@ _CLAUSES = re.compile(
     r"(\s*[,;.:!?，。；：！？]\s*|\s+(?:while|as) (?=(?:the|a) (?:camera|view|lens|shot)\b))", re.IGNORECASE
 )
 _AND_THE_CAMERA = re.compile(r"(.*\S)\s+and\s+((?:the|a) (?:camera|view|lens|shot)\b.*)", re.IGNORECASE)
-_CAMERA = re.compile(r"(?<!to the )(?<!towards the )(?<!toward the )\b(?:camera|lens)\b|(?<![朝向])(?:镜头|摄像机|相机|画面)", re.IGNORECASE)
+_CAMERA = re.compile(
+    r"(?<!to the )(?<!towards the )(?<!toward the )\b(?:camera|lens)\b|(?<![朝向])(?:镜头|摄像机|相机|画面)",
+    re.IGNORECASE,
+)
 _THEN = re.compile(r"^(?:and then|then|and|finally|然后|接着|并且|最后)\s*")
 _TOGETHER = re.compile(r"\s+and\s+|并且|同时")
 

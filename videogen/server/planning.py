@@ -100,7 +100,8 @@ class Ask(BaseModel):
     seed: Annotated[int | None, Field(ge=0, le=2**53, description="None draws one and reports it.")] = None
     prompt_optimizer: Annotated[bool, Field(description="Rewrite the prompt towards the model's words.")] = False
     literal_prompt: Annotated[
-        bool, Field(description="Do not read unknown words as the nearest that the model knows; the default with `strict`.")
+        bool,
+        Field(description="Do not read unknown words as the nearest that the model knows; the default with `strict`."),
     ] = False
     watermark: Annotated[bool, Field(description="Draw the visible mark.")] = False
     receipt_images: Annotated[
