@@ -736,7 +736,8 @@ def _lately(track: ActorTrack) -> list[ActorTrack]:
     if not len(gaps):
         return []
     before, after = np.split(sure, [gaps[-1] + 1])
-    apart = np.abs(np.log(track.half[before] / np.median(track.half[after])))
+    with np.errstate(invalid="ignore"):  # a size below 0 is of no actor: its distance is no number
+        apart = np.abs(np.log(track.half[before] / np.median(track.half[after])))
     if score.argmax() < after[0] or apart.min() < _ANOTHER_SIZE:
         return []
     return [_without(track, np.arange(len(score)) < after[0] - 1)]
@@ -754,7 +755,8 @@ def _trimmed(track: ActorTrack, share: float) -> ActorTrack:
     last = sure[-1] if there[-1] - sure[-1] > 1 else there[-1]
     # Where little of it is in the picture something smaller may be taken for it.
     frames = np.arange(first, last + 1)[track.visible[first : last + 1]]
-    sizes = np.log(track.half[frames])
+    with np.errstate(invalid="ignore"):
+        sizes = np.log(track.half[frames])
     fitting = frames[np.abs(sizes - _line(frames, sizes)) < _ANOTHER_SIZE]
     if 2 * len(fitting) > len(frames):
         first, last = fitting[0], fitting[-1]

@@ -28,7 +28,8 @@ _LOST, _LOST_AFTER_A_JUMP = 0.75, 0.88  # worst window's concordance relative to
 _STRIDE = 0.75  # the longest way of an actor in one frame, in `half`
 _JUMP, _JUMP_IN_SIZE = 0.85, 0.3  # between windows: way in `half`, and log ratio of sizes; a true actor jumps less
 _SECOND_SCORE, _SECOND_EVIDENCE = 0.8, 0.2
-_UNMISTAKABLE = ((0.9, 0.3), (0.86, 0.45))  # score and margin of a second actor for which less evidence is enough
+# A second actor for which less evidence is enough: least score, least margin, least score plus this share of the margin.
+_UNMISTAKABLE = (0.86, 0.3, 0.98, 0.27)
 _LITTLE_EVIDENCE = 0.06
 _TURNED = (0.2, 1.5, 0.9)  # margin, radians, and share of the mean score in the second worst frame, of one that turns
 _TURNED_EVIDENCE = 0.12
@@ -181,7 +182,8 @@ def _recognised(track: ActorTrack, second: bool, aspect: float) -> bool:
     if not _GAIN[0] < contrast < _GAIN[1] or gain[1] < 0.75 * contrast or mean + contrast / 2 < _SCORE_AND_GAIN:
         return False
     # A palm tree's trunk covers little of its square, a shark's tail leaves a hole in it, but nothing else resembles them.
-    unmistakable = any(mean > likeness and margin > ahead for likeness, ahead in _UNMISTAKABLE)
+    least_likeness, least_margin, least_sum, share = _UNMISTAKABLE
+    unmistakable = mean > least_likeness and margin > least_margin and mean + share * margin > least_sum
     least_evidence = _LITTLE_EVIDENCE if unmistakable else _TURNED_EVIDENCE if turned else _SECOND_EVIDENCE
     if second and (evidence < least_evidence or np.median(track.half[seen]) < SECOND_HALF):
         return False
