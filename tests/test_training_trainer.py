@@ -22,8 +22,8 @@ from videogen.models.text_encoder import TextEncoder
 from videogen.models.transformer import VideoTransformer
 from videogen.training.batches import FUNCTION_WORDS, BatchMaker, loosen, name_the_subject
 from videogen.training.checkpoint import list_checkpoints
-from videogen.training.config import TrainConfig, load_config
-from videogen.training.latent_cache import LatentCache, build_cache, guide_frames
+from videogen.training.config import DataConfig, TrainConfig, load_config
+from videogen.training.latent_cache import LatentCache, build_cache, fingerprint, guide_frames
 from videogen.training.schedule import TimeBox
 from videogen.training.trainer import Trainer, load_vae, train
 
@@ -250,6 +250,22 @@ def test_cache_is_deterministic_and_goes_on_where_it_stopped(ground, whole_run, 
     assert mine.guides.shape[2] == len(guide_frames(17)) == 4
     with pytest.raises(ValueError, match=r"`data.cache` must be made with the run's settings.*seed = 3"):
         build_cache(config.data, 4, vae)
+
+
+def test_clips_have_a_seed_of_their_own_and_decoders_do_not_matter(ground, whole_run, tmp_path):
+    config = _config(ground, tmp_path / "run", data={"seed": 3})
+    assert config.clip_seed == 3 and config.model_copy(update={"seed": 4}).clip_seed == 3
+    assert _config(ground, tmp_path / "run").clip_seed == config.seed
+    vae = load_vae(config.tokenizer)
+    before = fingerprint(config.data, 3, vae)
+    with torch.no_grad():
+        next(vae.decoder.parameters()).add_(1)
+    assert fingerprint(config.data, 3, vae) == before
+    with torch.no_grad():
+        next(vae.encoder.parameters()).add_(1)
+    assert fingerprint(config.data, 3, vae) != before
+    with pytest.raises(ValueError, match=r"`data.seed` must be null when `data.source` is 'folder'"):
+        DataConfig(source="folder", path="videos", seed=3)
 
 
 def test_images_in_the_cache_are_encoded_alone(ground, whole_run):

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from videogen.benchmark.measure import Row, write_rows
+from videogen.benchmark.measure import SINGLE_RUN_SECONDS, Row, write_rows
 
 Environment = Mapping[str, Any]
 
@@ -85,7 +85,7 @@ def _header(environment: Environment, command: str, rows: Sequence[Row]) -> list
             "",
             f"The machine's own matrix products (1024 x 1024, measured before and after every case): median {median(rates) / 1e9:,.0f} GFLOP/s, "
             f"from {min(rates) / 1e9:,.0f} to {max(rates) / 1e9:,.0f}. Each case ran in a process of its own; seconds are medians of up to "
-            "five runs after one that is not counted (one run alone where it takes longer than 60 s). Memory is the largest resident set of the "
+            f"five runs after one that is not counted (one run alone where it takes longer than {SINGLE_RUN_SECONDS:.0f} s). Memory is the largest resident set of the "
             "process while it ran, program and weights included.",
         ]
     return lines

@@ -70,9 +70,7 @@ def stage(
     wanted = tuple(kinds.split(","))
     if not set(wanted) <= set(KINDS):
         raise ValueError(f"`--kinds` must be among {', '.join(KINDS)}, got {kinds}.")
-    if source not in ("model", "renders", "tokenizer"):
-        raise ValueError(f"`--source` must be model, renders or tokenizer, got {source}.")
-    _check_device(device)
+    _check_source(source, device)
     settings = SuiteSettings(
         split=split,
         rung=rung or rung_of(model),
@@ -90,17 +88,16 @@ def stage(
         device=device,
     )
 
-    def report(done: int, total: int) -> None:
-        typer.echo(f"\r{done} of {total} clips", nl=done == total, err=True)
-
-    summary = run_suite(settings, output / source, workers, report)
+    with _clip_progress(source) as progress:
+        summary = run_suite(settings, output / source, workers, progress)
     columns = {}
     if ceilings:
         for other in ("renders", "tokenizer"):
             chosen = replace(
                 settings, source=other, seeds=1, true_steps=0, kinds=tuple(k for k in wanted if k != "strangers")
             )
-            columns[other] = run_suite(chosen, output / other, workers, report)
+            with _clip_progress(other) as progress:
+                columns[other] = run_suite(chosen, output / other, workers, progress)
             summary[other] = columns[other]
     typer.echo(format_table(summary, **columns))
     for kind, table in summary["kinds"].items():
@@ -149,9 +146,7 @@ def tasks(
     wanted = tuple(tasks.split(",")) if tasks else TASKS
     if not set(wanted) <= set(TASKS):
         raise ValueError(f"`--tasks` must be among {', '.join(TASKS)}, got {tasks}.")
-    if source not in ("model", "renders", "tokenizer"):
-        raise ValueError(f"`--source` must be model, renders or tokenizer, got {source}.")
-    _check_device(device)
+    _check_source(source, device)
     settings = TaskSettings(
         split=split,
         rung=rung or rung_of(model),
@@ -455,9 +450,11 @@ def distance(
         write_json(json_, asdict(found))
 
 
-def _check_device(device: str) -> None:
+def _check_source(source: str, device: str) -> None:
     import torch
 
+    if source not in ("model", "renders", "tokenizer"):
+        raise ValueError(f"`--source` must be model, renders or tokenizer, got {source}.")
     if device not in ("cpu", "cuda"):
         raise ValueError(f"`--device` must be cpu or cuda, got {device}.")
     if device == "cuda" and not torch.cuda.is_available():

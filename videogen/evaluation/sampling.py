@@ -34,7 +34,7 @@ from videogen.evaluation.collection import (
     read_manifest,
 )
 from videogen.evaluation.spread import JobFailed, spread
-from videogen.evaluation.stage_suite import true_clip
+from videogen.evaluation.stage_suite import model_folder, true_clip
 from videogen.evaluation.suite import FLICKERING_SAMPLES, Entry, Suite, clip_seed, num_samples
 from videogen.receipt import weights_sha256
 
@@ -201,13 +201,6 @@ def _claim(folder: Path, suite: Suite, settings: SamplingSettings) -> dict[str, 
     write_atomic(folder / PROMPTS, (json.dumps(prompts, ensure_ascii=False, indent=1) + "\n").encode())
     write_atomic(path, (json.dumps(about, indent=1) + "\n").encode())
     return about
-
-
-def model_folder(model: str) -> Path:
-    """The folder of weights; "" = the shipped ones."""
-    from videogen_pipelines.base import SHIPPED_WEIGHTS
-
-    return Path(model) if model else SHIPPED_WEIGHTS
 
 
 def _provide_pictures(folder: Path, suite: Suite, images: Path | None) -> None:

@@ -27,7 +27,7 @@ from videogen.data.files import atomic_path
 from videogen.data.stage import captions
 from videogen.data.stage.actors import ASSETS, strangers
 from videogen.data.stage.captions import caption
-from videogen.data.stage.render import render
+from videogen.data.stage.render import render, to_frames
 from videogen.data.stage.vocabulary import LIGHTS, ActorSpec, ClipSpec, Vocabulary, attributes, rungs, sample_spec
 from videogen.data.video import read_video
 from videogen.evaluation.clip_jobs import Work, claim, run_jobs
@@ -226,12 +226,12 @@ def run_suite(
 def weights_hash(model: str = "") -> str:
     """First 16 hexadecimal digits of the SHA-256 of a model's weights, "" = the shipped ones."""
     digest = hashlib.sha256()
-    for path in sorted(_model_folder(model).rglob("*.safetensors")):
+    for path in sorted(model_folder(model).rglob("*.safetensors")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _model_folder(model: str) -> Path:
+def model_folder(model: str) -> Path:
     """Where a model's weights lie, "" = the shipped ones."""
     return Path(model) if model else ASSETS.parent / "weights" / "tiny"
 
@@ -278,17 +278,17 @@ def judge(prompt: Prompt, clip: Path, name: str, index: int, vocabulary: Vocabul
 def _clip_maker(settings: SuiteSettings) -> Callable[[Sequence[tuple[Prompt, int]]], list[tuple[np.ndarray, float]]]:
     """A function from jobs to frames (uint8 [F, H, W, 3]) and their rate."""
     if settings.source == "renders":
-        return lambda jobs: [(_pixels(_true_clip(prompt, index)), 12.0) for prompt, index in jobs]
+        return lambda jobs: [(to_frames(_true_clip(prompt, index)[0]), 12.0) for prompt, index in jobs]
     if settings.source == "tokenizer":
         from tokenizer3d import CausalVideoAutoencoder
 
-        vae = CausalVideoAutoencoder.from_pretrained(_model_folder(settings.model) / "vae").eval().to(settings.device)
+        vae = CausalVideoAutoencoder.from_pretrained(model_folder(settings.model) / "vae").eval().to(settings.device)
 
         @torch.no_grad()
         def reconstruct(jobs: Sequence[tuple[Prompt, int]]) -> list[tuple[np.ndarray, float]]:
             video = torch.cat([_true_clip(prompt, index) for prompt, index in jobs]).to(settings.device)
             decoded = vae.decode(vae.encode(video).latents).sample.float().cpu()
-            return [(_pixels(clip[None]), 12.0) for clip in decoded]
+            return [(to_frames(clip), 12.0) for clip in decoded]
 
         return reconstruct
     from videogen.diffusion.sampling import sampling_sigmas
@@ -341,13 +341,9 @@ def _true_clip(prompt: Prompt, index: int) -> torch.Tensor:
     return render([replace(ClipSpec.from_json(prompt.spec), seed=clip_seed(prompt, index))])
 
 
-def _pixels(video: torch.Tensor) -> np.ndarray:
-    return video[0].add(1).mul(127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()
-
-
 def true_clip(prompt_id: str, index: int) -> np.ndarray:
     """A render of what a prompt asks for, uint8 [F, H, W, 3]; every index another one."""
-    return _pixels(_true_clip(_by_id(prompt_id), index))
+    return to_frames(_true_clip(_by_id(prompt_id), index)[0])
 
 
 def reference_picture(prompt_id: str) -> Any:
@@ -369,7 +365,7 @@ def _reference(prompt: Prompt) -> Any:
     from PIL import Image
 
     assert prompt.reference is not None
-    return Image.fromarray(_pixels(render([ClipSpec.from_json(prompt.reference)], num_frames=1))[0])
+    return Image.fromarray(to_frames(render([ClipSpec.from_json(prompt.reference)], num_frames=1)[0])[0])
 
 
 def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -475,7 +471,7 @@ def _agrees(key: str, seen: Any, wish: Any, asked: Mapping[str, Any]) -> bool:
 
 def rung_of(model: str = "") -> str:
     """The highest rung whose vocabulary a model covers, read from its `vocabulary.json`; "rung1" without one."""
-    path = _model_folder(model) / "vocabulary.json"
+    path = model_folder(model) / "vocabulary.json"
     if not path.is_file():
         return "rung1"
     known = json.loads(path.read_text(encoding="utf-8"))

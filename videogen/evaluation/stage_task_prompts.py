@@ -19,7 +19,7 @@ import numpy as np
 from videogen.conditioning.camera import CAMERA_EFFECTS
 from videogen.data.stage.actors import strangers
 from videogen.data.stage.captions import action_caption, caption
-from videogen.data.stage.render import camera_amounts, render
+from videogen.data.stage.render import camera_amounts, render, to_frames
 from videogen.data.stage.vocabulary import (
     LIGHTS,
     ActorSpec,
@@ -146,7 +146,7 @@ def reference_pictures(prompt: TaskPrompt) -> list[np.ndarray]:
 @lru_cache(maxsize=4)
 def _pixels(spec: str, num_frames: int, fps: float) -> np.ndarray:
     video = render([ClipSpec.from_json(spec)], num_frames=num_frames, fps=fps)[0]
-    return video.add(1).mul(127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()
+    return to_frames(video)
 
 
 def _drawn(generator: random.Random, vocabulary: Vocabulary, fits: Callable[[ClipSpec], bool]) -> ClipSpec:
@@ -192,7 +192,7 @@ def _keyframes(name: str, rung: str, generator: random.Random, index: int) -> Ta
     def fits(spec: ClipSpec) -> bool:
         """Whether no two pictures of the clip are alike."""
         moves = spec.actors[0].motion not in _IN_PLACE
-        return _alone(spec) and (moves or set(spec.camera[0]).isdisjoint(("Static shot", "Shake", "Tracking shot")))
+        return _alone(spec) and (moves or set(spec.camera[0]).isdisjoint(_NO_SPEED))
 
     spec = _drawn(generator, rungs()[rung], fits)
     text = caption(spec, generator, _language(generator), _style(index))

@@ -18,13 +18,14 @@ import numpy as np
 import torch
 
 from videogen.conditioning.camera import camera_frame_vectors, pool_camera
+from videogen.data.stage.render import to_frames
 from videogen.data.stage.vocabulary import Vocabulary, rungs
 from videogen.data.video import read_video
 from videogen.evaluation.clip_jobs import Work, claim, run_jobs
 from videogen.evaluation.stage import check, look, nearest_actor
 from videogen.evaluation.stage.checks import Verdict
 from videogen.evaluation.stage.pictures import Jump, jump, nearest_frames, psnr
-from videogen.evaluation.stage_suite import Source, weights_hash
+from videogen.evaluation.stage_suite import Source, model_folder, weights_hash
 from videogen.evaluation.stage_task_prompts import (
     FPS,
     NUM_FRAMES,
@@ -187,7 +188,6 @@ def _made_clips(settings: TaskSettings, prompts: list[TaskPrompt]) -> Iterator[t
 
 def _reconstructor(settings: TaskSettings) -> Callable[[TaskPrompt], tuple[np.ndarray, float]]:
     from tokenizer3d import CausalVideoAutoencoder
-    from videogen.evaluation.sampling import model_folder
 
     vae = CausalVideoAutoencoder.from_pretrained(model_folder(settings.model) / "vae").eval().to(settings.device)
 
@@ -195,7 +195,7 @@ def _reconstructor(settings: TaskSettings) -> Callable[[TaskPrompt], tuple[np.nd
     def reconstruct(prompt: TaskPrompt) -> tuple[np.ndarray, float]:
         video = torch.from_numpy(true_clip(prompt)).permute(3, 0, 1, 2)[None] / 127.5 - 1  # [1, 3, F, H, W]
         decoded = vae.decode(vae.encode(video.to(settings.device)).latents).sample[0].float().cpu()
-        return decoded.add(1).mul(127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy(), FPS
+        return to_frames(decoded), FPS
 
     return reconstruct
 
@@ -262,8 +262,6 @@ def _judge_file(settings: TaskSettings, prompt: TaskPrompt, clip: Path) -> dict[
 
 def _trained_num_frames(settings: TaskSettings) -> int:
     """The window in which a model makes an extension."""
-    from videogen.evaluation.sampling import model_folder
-
     path = model_folder(settings.model) / "vocabulary.json"
     lengths = json.loads(path.read_text(encoding="utf-8")).get("num_frames") if path.is_file() else None
     return max(lengths) if lengths else NUM_FRAMES

@@ -446,3 +446,8 @@ def render(
 ) -> Tensor:
     """The pictures of `render_with_truth` alone: [B, 3, F, H, W], -1..1."""
     return render_with_truth(specs, num_frames, height, width, fps, device).video
+
+
+def to_frames(clip: Tensor) -> np.ndarray:
+    """A clip [3, F, H, W] in -1..1, as `render` and the tokenizer give it, as uint8 frames [F, H, W, 3]."""
+    return clip.add(1).mul(127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()

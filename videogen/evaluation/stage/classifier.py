@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from videogen.data.files import atomic_path
 from videogen.data.stage.actors import ASSETS
-from videogen.data.stage.render import render
+from videogen.data.stage.render import render, to_frames
 from videogen.data.stage.vocabulary import ClipSpec, Vocabulary, rungs, sample_spec
 
 RUNG = "rung2"
@@ -138,7 +138,7 @@ def plain_spec(generator: random.Random, vocabulary: Vocabulary) -> ClipSpec:
 
 
 def _pixels(spec: ClipSpec) -> np.ndarray:
-    return render([spec], num_frames=NUM_FRAMES)[0].add(1).mul(127.5).round().byte().permute(1, 2, 3, 0).numpy()
+    return to_frames(render([spec], num_frames=NUM_FRAMES)[0])
 
 
 def _answers(spec: ClipSpec, choices: dict[str, tuple[str, ...]]) -> list[int]:
