@@ -284,9 +284,9 @@ def activation_bytes(c: Config, grid: Grid, batch: int, itemsize: int, fused: bo
 def kept_bytes(c: Config, grid: Grid, batch: int, itemsize: int) -> float:
     """Bytes that glibc's allocator keeps beside what is alive, on a CPU: holes of freed activations, which go back to the system only from 32 MB on.
 
-    Measured: the size of about eight activations, at 2K to 16K tokens of width 512.
+    Measured: the size of about four activations, at 2K to 16K tokens of width 512.
     """
-    return 8.0 * min(batch * grid.tokens * c["width"] * itemsize, 32 * 2**20)
+    return 4.0 * min(batch * grid.tokens * c["width"] * itemsize, 32 * 2**20)
 
 
 def decoder_bytes(c: Config, tile: int, positions: int, itemsize: int) -> float:
