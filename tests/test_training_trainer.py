@@ -421,6 +421,39 @@ def test_loose_captions_hold_unknown_words(language, text):
     assert fewer / total == pytest.approx(0.1, abs=0.04)
 
 
+def test_action_captions_leave_out_what_given_frames_show(ground, tmp_path):
+    scenes = (
+        "forest",
+        "woods",
+        "trees",
+        "beach",
+        "sea",
+        "city",
+        "street",
+        "town",
+        "snow",
+        "林",
+        "滩",
+        "海边",
+        "城市",
+        "街",
+        "雪",
+    )
+    config = _config(ground, tmp_path, data={"action_caption_share": 0.5, "caption_dropout": 0.0})
+    build_cache(config.data, config.seed, load_vae(config.tokenizer))
+    batches = BatchMaker(config, LatentCache(config.data))
+    for task, low, high in (("first_image", 0.35, 0.65), ("extend", 0.35, 0.65), ("text", 0.0, 0.05)):
+        captions = [
+            caption
+            for step in range(30)
+            for caption in batches._draw(
+                task, batches.clips.choose(random.Random(step), 0, 4), random.Random(step), random.Random(step), step
+            ).captions
+        ]
+        cut = sum(not any(scene in caption for scene in scenes) for caption in captions)
+        assert low <= cut / len(captions) <= high, task
+
+
 def test_two_subjects_have_a_reference_each(ground, tmp_path):
     data = {"rung": "rung3", "cache": str(tmp_path / "cache"), "num_clips": 30, "mid_clip_share": 0.0, "num_frames": 5}
     config = _config(ground, tmp_path / "run", data=data, tasks={"subject": 1.0})
@@ -458,6 +491,7 @@ def test_settings_are_checked_and_overridden(ground, tmp_path):
         ("tasks={dance: 1}", "must name tasks of text, .*got 'dance'"),
         ("data.source=folder", "`data.path` must name the folder"),
         ("data={source: folder, path: x, loose_caption_share: 0.2}", "`data.loose_caption_share` must be 0"),
+        ("data={source: folder, path: x, action_caption_share: 0.2}", "`data.action_caption_share` must be 0"),
         ("nonsense", "must look like section.key=value, got 'nonsense'"),
     ):
         with pytest.raises(ValueError, match=message):

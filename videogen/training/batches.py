@@ -63,6 +63,9 @@ VOWELS = ("a", "e", "i", "o", "u", "ea", "oo", "ai")
 CODAS = ("", "", "n", "r", "s", "t", "ck", "ll", "ng", "ing", "ed", "ly", "land")
 """Of the words that a loosened caption invents."""
 
+SHOWN_TASKS = frozenset(["first_image", "last_image", "keyframes", "extend"])
+"""Frames of the clip are given, and with them its scene and light."""
+
 TWO_SUBJECTS_SHARE = 0.35
 """Of the micro-batches with references, where clips show two actors."""
 
@@ -310,14 +313,18 @@ class BatchDrawer:
         if data.source == "folder":  # brackets become vectors, as in a prompt
             plan = self.clips.story(index)
             return plan.prompt_without_brackets, () if task == "image" else plan.segments
-        from videogen.data.stage import caption
+        from videogen.data.stage import action_caption, caption
 
         spec = self.clips.story(index)
         language = "zh" if chooser.random() < data.chinese_share else "en"
         by_vector = chooser.random() < data.camera_vector_share
         style = "none" if by_vector or task == "image" else "words"
         loose = chooser.random() < data.loose_caption_share
-        text = caption(spec, chooser, language, style, free_order=loose)  # type: ignore[arg-type]
+        share = data.action_caption_share if task in SHOWN_TASKS else 0.0
+        if spec.relation is None and share > 0 and chooser.random() < share:
+            text = action_caption(spec, chooser, language, style)  # type: ignore[arg-type]
+        else:
+            text = caption(spec, chooser, language, style, free_order=loose)  # type: ignore[arg-type]
         if task == "subject" and num_subjects == 1:
             text = name_the_subject(text, spec.actors[0].name, language)
         elif task == "subject":

@@ -43,6 +43,8 @@ class DataConfig(Section):
         chinese_share: share of Chinese captions (Stage).
         camera_vector_share: share of clips whose camera move is told by vector instead of words (Stage).
         loose_caption_share: share of captions in free order, small words left out, unknown words put in (Stage).
+        action_caption_share: share of captions that tell only what happens, and neither scene nor light, where frames of the clip
+            are given: the picture says the rest (Stage).
         caption_dropout: share of clips trained without text and camera, for guidance.
         emphasis: words of the rung's vocabulary (motions, camera commands, actors, ...) and how much more often than the others
             the clips that show them are drawn, e.g. `{jumps: 1.5, Static shot: 0.5}` (Stage).
@@ -69,6 +71,7 @@ class DataConfig(Section):
     chinese_share: float = Field(default=0.25, ge=0, le=1)
     camera_vector_share: float = Field(default=0.5, ge=0, le=1)
     loose_caption_share: float = Field(default=0.0, ge=0, le=1)
+    action_caption_share: float = Field(default=0.0, ge=0, le=1)
     caption_dropout: float = Field(default=0.12, ge=0, le=1)
     emphasis: dict[str, Annotated[float, Field(gt=0)]] = {}
 
@@ -90,6 +93,10 @@ class DataConfig(Section):
         if self.source == "folder" and self.loose_caption_share:
             raise ValueError(
                 "`data.loose_caption_share` must be 0 when `data.source` is 'folder': only captions of Stage are loosened."
+            )
+        if self.source == "folder" and self.action_caption_share:
+            raise ValueError(
+                "`data.action_caption_share` must be 0 when `data.source` is 'folder': only captions of Stage can be cut."
             )
         if self.source == "folder" and not self.cache:
             raise ValueError("`data.cache` must name a folder when `data.source` is 'folder'; only Stage does without.")

@@ -1,6 +1,6 @@
 """Stage: a world of painted scenes and emoji actors that can be rendered without end and checked exactly."""
 
-from videogen.data.stage.captions import caption
+from videogen.data.stage.captions import action_caption, caption
 from videogen.data.stage.clips import draw_clips, stage_clips
 from videogen.data.stage.render import (
     RenderPlan,
@@ -43,6 +43,7 @@ __all__ = [
     "RenderPlan",
     "StageClip",
     "Vocabulary",
+    "action_caption",
     "attributes",
     "camera_amounts",
     "caption",
