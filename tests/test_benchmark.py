@@ -17,7 +17,7 @@ from videogen.benchmark import backbone, clip, clip_profile, measure, ops, repor
 from videogen.benchmark.measure import Budget, CaseFailed
 from videogen.cli import main
 from videogen.models.transformer import VideoTransformer
-from videogen.planning.counts import Grid, transformer_flops
+from videogen.planning.counts import Grid, transformer_flops, transformer_parameters
 from videogen.planning.specs import load_spec
 
 CPU = torch.device("cpu")
@@ -50,6 +50,15 @@ def test_every_model_runs(name: str) -> None:
     run = backbone.build(name, SMALL, GRID, torch.float32, CPU, train=False)
     out = run()
     assert out.shape == (1, 64, 2, 4, 4) and bool(torch.isfinite(out).all())
+
+
+def test_the_small_model_has_as_many_parameters_as_its_peer() -> None:
+    c = load_spec("bench").transformer
+    small = backbone.model_config("videogen-small", c)
+    with torch.device("meta"):
+        peer = backbone._sana(c, 32)
+    parameters = sum(parameter.numel() for parameter in peer.parameters())
+    assert sum(transformer_parameters(small).values()) == pytest.approx(parameters, rel=0.03)
 
 
 def test_a_training_step_reaches_every_weight() -> None:
@@ -174,6 +183,7 @@ def fake_rows() -> list[dict[str, Any]]:
     rows = []
     for model, power in (
         ("videogen", 1.0),
+        ("videogen-small", 0.9),
         ("softmax-dense-total", 1.7),
         ("softmax-dense-active", 1.5),
         ("sana-video", 1.1),
@@ -221,6 +231,7 @@ def test_the_report_judges_the_goals_and_draws_the_curves(tmp_path: Path) -> Non
     assert goals["time per token at 128K against 8K"] == ("1.00x", "met")
     assert goals["speed against `sana-video`, 8K tokens"] == (f"{8.192**0.1:.2f}x", "**missed**")
     assert goals["speed against `sana-video`, 16K tokens"] == ("not measured", "")
+    assert goals["equal total parameters: speed against `sana-video`, 8K tokens"] == (f"{8.192**0.2:.2f}x", "met")
     files = report.write_report(
         "backbone", rows, tmp_path, ENVIRONMENT, "videogen benchmark backbone", ["wan: left out"]
     )

@@ -144,6 +144,17 @@ def test_operations_of_text_encoder_and_tokenizer(monkeypatch: pytest.MonkeyPatc
     assert counter.get_total_flops() == pytest.approx(decode, rel=0.02)  # the first frame's wavelet has no time
 
 
+def test_experts_shrink_to_a_number_of_parameters() -> None:
+    c = sections("bench")["transformer"]
+    small = counts.with_smaller_experts(c, 30_000_000)
+    assert sum(counts.transformer_parameters(small).values()) == pytest.approx(30e6, rel=0.03)
+    assert {key for key in c if small[key] != c[key]} == {"expert_hidden", "shared_hidden"}
+    with pytest.raises(ValueError, match="`parameters` must be more than the"):
+        counts.with_smaller_experts(c, 1000)
+    with pytest.raises(ValueError, match="`feed_forwards` must hold 'moe'"):
+        counts.with_smaller_experts({**c, "feed_forwards": ["dense"] * 4}, 30_000_000)
+
+
 def test_twins_share_what_they_are_to_share() -> None:
     c = sections("bench")["transformer"]
     total, active = sum(counts.transformer_parameters(c).values()), counts.transformer_active(c)

@@ -3,6 +3,7 @@
 | model | what |
 | --- | --- |
 | `videogen` | configuration `bench`: three gated linear layers to one windowed anchor, 16 experts top-2 and a shared one |
+| `videogen-small` | the same with experts so small that it has as many parameters in all as `sana-video` |
 | `softmax-dense-total` | its twin with softmax over everything and dense feed-forwards, equal in total parameters |
 | `softmax-dense-active` | likewise, equal in the parameters that take part in one token |
 | `softmax-experts` | softmax over everything with the experts of `videogen`: what linear attention brings |
@@ -32,6 +33,7 @@ from videogen.planning.counts import (
     softmax_dense_twin,
     transformer_flops,
     transformer_parameters,
+    with_smaller_experts,
 )
 from videogen.planning.hardware import matmul_rate
 from videogen.planning.specs import load_spec
@@ -41,6 +43,7 @@ SIDE = 32
 LENGTHS = (1024, 4096, 8192, 16384, 32768, 65536, 102400, 131072, 262144)
 MODELS = (
     "videogen",
+    "videogen-small",
     "softmax-dense-total",
     "softmax-dense-active",
     "softmax-experts",
@@ -53,10 +56,12 @@ FIRST = (
     ("videogen", 8192),
     ("videogen", 131072),
     ("sana-video", 8192),
+    ("videogen-small", 8192),
     ("wan", 8192),
     ("videogen", 102400),
     ("videogen", 32768),
     ("sana-video", 32768),
+    ("videogen-small", 32768),
     ("softmax-dense-total", 131072),
     ("softmax-dense-active", 102400),
 )
@@ -108,6 +113,10 @@ def parse_models(text: str | None) -> list[str]:
 def model_config(name: str, c: Config) -> dict[str, Any]:
     """The configuration of one of ours, from that of `videogen`."""
     total = sum(transformer_parameters(c).values())
+    if name == "videogen-small":
+        with torch.device("meta"):
+            peer = _sana(c, SIDE)
+        return with_smaller_experts(c, sum(parameter.numel() for parameter in peer.parameters()))
     if name == "softmax-experts":
         return {**c, "mixers": ["softmax"] * len(c["mixers"]), "window": None}
     if name == "hybrid-dense-total":
@@ -199,22 +208,7 @@ def build_wan(c: Config, grid: Grid, dtype: torch.dtype, device: torch.device) -
 
 def build_sana(c: Config, grid: Grid, dtype: torch.dtype, device: torch.device) -> Run:
     """diffusers' transformer of SANA-Video: linear attention in every layer, feed-forward with convolutions in space and time."""
-    from diffusers import SanaVideoTransformer3DModel
-
-    model = SanaVideoTransformer3DModel(
-        in_channels=c["latent_channels"],
-        out_channels=c["latent_channels"],
-        num_attention_heads=c["num_heads"],
-        attention_head_dim=c["head_dim"],
-        num_layers=len(c["mixers"]),
-        num_cross_attention_heads=c["num_heads"],
-        cross_attention_head_dim=c["head_dim"],
-        cross_attention_dim=c["width"],
-        caption_channels=c["text_width"],
-        sample_size=grid.width,
-        patch_size=(1, 1, 1),
-    )
-    model = model.to(device, dtype).eval()
+    model = _sana(c, grid.width).to(device, dtype).eval()
     latents, text = _peer_inputs(c, grid, dtype, device)
     timestep = torch.tensor([500], device=device)
     mask = torch.ones(1, grid.text_tokens, device=device)
@@ -224,6 +218,24 @@ def build_sana(c: Config, grid: Grid, dtype: torch.dtype, device: torch.device) 
         return model(latents, text, timestep, encoder_attention_mask=mask, return_dict=False)[0]
 
     return Run(forward, model)
+
+
+def _sana(c: Config, sample_size: int) -> Any:
+    from diffusers import SanaVideoTransformer3DModel
+
+    return SanaVideoTransformer3DModel(
+        in_channels=c["latent_channels"],
+        out_channels=c["latent_channels"],
+        num_attention_heads=c["num_heads"],
+        attention_head_dim=c["head_dim"],
+        num_layers=len(c["mixers"]),
+        num_cross_attention_heads=c["num_heads"],
+        cross_attention_head_dim=c["head_dim"],
+        cross_attention_dim=c["width"],
+        caption_channels=c["text_width"],
+        sample_size=sample_size,
+        patch_size=(1, 1, 1),
+    )
 
 
 def _peer_inputs(c: Config, grid: Grid, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -234,6 +234,22 @@ def dense_twin(c: Config, parameters: int) -> dict[str, Any]:
     return {**twin, "dense_hidden": hidden}
 
 
+def with_smaller_experts(c: Config, parameters: int) -> dict[str, Any]:
+    """The same network with routed and shared experts of one width, `parameters` in all.
+
+    Raises:
+        ValueError: no experts, or fewer parameters than the rest of the network has.
+    """
+    layers = c["feed_forwards"].count("moe")
+    if not layers:
+        raise ValueError("`feed_forwards` must hold 'moe', got none: there is no expert to make smaller.")
+    rest = sum(transformer_parameters({**c, "expert_hidden": 0, "shared_hidden": 0}).values())
+    hidden = round((parameters - rest) / (3 * c["width"] * layers * (c["num_experts"] + 1)) / 16) * 16
+    if hidden < 16:
+        raise ValueError(f"`parameters` must be more than the {rest} beside the experts, got {parameters}.")
+    return {**c, "expert_hidden": hidden, "shared_hidden": hidden}
+
+
 def _wanted(c: Config, equal: str) -> int:
     if equal not in ("total", "active"):
         raise ValueError(f"`equal` must be 'total' or 'active', got {equal!r}.")
