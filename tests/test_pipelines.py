@@ -1,3 +1,4 @@
+import copy
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from PIL import Image
 from tiny_models import PROMPT, tiny_pipeline
 
 from videogen.conditioning.camera import camera_vectors
+from videogen.models.low_rank import add_low_rank, low_rank_tensors
 from videogen_pipelines import (
     GenerationCancelled,
     ImageToVideoPipeline,
@@ -646,3 +648,45 @@ def test_extension_fits_size_and_says_so(extension_pipe):
 def test_extension_messages(extension_pipe, arguments, message):
     with pytest.raises(ValueError, match=message):
         extension_pipe(**{"prompt": PROMPT, "video": moving(9), "seed": 0, **QUICK, **arguments})
+
+
+# Quality
+
+
+def test_which_quality_a_request_gets():
+    fast = {"num_inference_steps": 4, "guidance_scale": 1.0}
+    settle = requests.settle_quality
+    assert settle(None, None) == settle("high", None) == settle("high", fast) == "high"
+    assert settle(None, fast) == settle("fast", fast) == settle(None, fast, 4, 1.0) == "fast"
+    assert settle(None, fast, 20) == settle(None, fast, None, 3.0) == settle(None, fast, guided=True) == "high"
+    for arguments, message in (
+        (("best", fast), "`quality` must be 'fast' or 'high', got 'best'"),
+        (("fast", None), "this model has no weights for few steps"),
+        (("fast", fast, 20), "takes 4 steps, no guidance and no negative prompt"),
+        (("fast", fast, None, None, True), "leave these out or ask for 'high'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            settle(*arguments)
+
+
+def test_few_steps_run_with_the_adapter_and_leave_the_other_weights_alone(text_pipe, tmp_path):
+    pipe = sibling(TextToVideoPipeline, text_pipe)
+    model = copy.deepcopy(pipe.transformer)
+    add_low_rank(model, 1, 1)
+    tensors = {name: torch.randn_like(tensor) for name, tensor in low_rank_tensors(model).items()}
+    pipe.fast = tensors, {"num_inference_steps": 2, "guidance_scale": 1.0}
+    pipe.save_pretrained(tmp_path)
+    pipe = TextToVideoPipeline.from_pretrained(tmp_path)
+    before = {name: tensor.clone() for name, tensor in pipe.transformer.state_dict().items()}
+    pipe.set_progress_bar_config(disable=True)
+    fast = pipe("a fox jumps", seed=0)
+    assert (fast.settings["quality"], fast.settings["num_inference_steps"]) == ("fast", 2)
+    assert fast.settings["guidance_scale"] == 1.0 and pipe.num_timesteps == 2
+    same_steps = pipe("a fox jumps", seed=0, num_inference_steps=2, guidance_scale=1.0, quality="high")
+    assert not np.array_equal(fast.frames, same_steps.frames)
+    assert all(torch.equal(before[name], tensor) for name, tensor in pipe.transformer.state_dict().items())
+    other = VideoExtensionPipeline.from_pipe(pipe)
+    assert other.fast is pipe.fast
+    with pytest.raises(ValueError, match="`quality` 'fast' takes 2 steps"):
+        pipe("a fox jumps", negative_prompt="snow", quality="fast")
+    assert pipe("a fox jumps", negative_prompt="snow", seed=0).settings["quality"] == "high"

@@ -102,6 +102,7 @@ class Request(_Record):
     guidance_method: Literal["standard", "cfg_zero"] = "standard"
     guidance_rescale: float = 0.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    quality: Literal["fast", "high"] = "high"
     batch_size: int = 1  # videos per forward pass; beyond 1 the neighbours decide about the last bit too
     pictures: tuple[PictureRecord, ...] = ()
 

@@ -9,6 +9,7 @@ Shapes: `B` videos, `C` latent channels, `F H W` pixel frames/height/width, `f h
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ from videogen.conditioning.frames import build_frames
 from videogen.conditioning.images import ConditioningImage, ImageInput, load_image
 from videogen.conditioning.prompt import check_prompt, vocabulary_warnings
 from videogen.diffusion.sampling import denoise, sampling_sigmas
+from videogen.models.low_rank import FAST_FOLDER, load_adapter, merge_low_rank, save_adapter
 from videogen.models.text_encoder import TextEncoder
 from videogen.models.text_tokenizer import BytePairTokenizer
 from videogen.models.transformer import VideoTransformer
@@ -39,6 +41,7 @@ from videogen_pipelines.requests import (
     DEFAULT_GUIDANCE_SCALE,
     DEFAULT_INFERENCE_STEPS,
     CameraInput,
+    Quality,
     camera_of_timeline,
     check_fps,
     check_length,
@@ -48,6 +51,7 @@ from videogen_pipelines.requests import (
     plan_windows,
     read_camera,
     read_prompt,
+    settle_quality,
 )
 
 SHIPPED_WEIGHTS = Path(videogen.__file__).parent / "assets" / "weights" / "tiny"
@@ -130,6 +134,8 @@ class VideoGenerationPipeline(DiffusionPipeline):
     Attributes:
         vocabulary: content of `vocabulary.json` beside the weights (what the model was trained on) or None; saved and
             loaded with the pipeline.
+        fast: adapter of the model for few steps without guidance, and what it was trained for (`num_inference_steps`), or None;
+            saved and loaded with the pipeline.
         checkpoint: where the running generation stands, new after each step; read it in `callback_on_step_end`.
         resume_from: set it to a checkpoint of the same request to go on from there in the next call, which takes it
             away again. One video a call.
@@ -156,6 +162,8 @@ class VideoGenerationPipeline(DiffusionPipeline):
             vae=vae, transformer=transformer, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
         )
         self.vocabulary: dict[str, Any] | None = None
+        self.fast: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+        self._fast_copy: tuple[Any, Any] | None = None  # the transformer, and the same with `fast` put into it
         self.interrupt = False
         self.checkpoint: Checkpoint | None = None
         self.resume_from: Checkpoint | None = None
@@ -189,21 +197,38 @@ class VideoGenerationPipeline(DiffusionPipeline):
                     torch.nn.Module.to(component, torch.float32)  # diffusers' own `to` warns about modules kept float32
         if (folder / VOCABULARY_FILE).is_file():
             pipe.vocabulary = json.loads((folder / VOCABULARY_FILE).read_text(encoding="utf-8"))
+        if (folder / FAST_FOLDER).is_dir():
+            pipe.fast = load_adapter(folder / FAST_FOLDER)
         return pipe
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # type: ignore[override]
-        """Saves all components and the vocabulary to a folder that `from_pretrained` reads."""
+        """Saves all components, the vocabulary and the adapter for few steps to a folder that `from_pretrained` reads."""
         super().save_pretrained(os.fspath(save_directory), **kwargs)
         if self.vocabulary is not None:
             text = json.dumps(self.vocabulary, ensure_ascii=False, indent=1) + "\n"
             (Path(save_directory) / VOCABULARY_FILE).write_text(text, encoding="utf-8")
+        if self.fast is not None:
+            save_adapter(Path(save_directory) / FAST_FOLDER, *self.fast)
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any):
-        """This pipeline with the components and the vocabulary of another of the four; no weights are copied."""
+        """This pipeline with the components, the vocabulary and the adapter of another of the four; no weights are copied."""
         pipe = cls(**{**pipeline.components, **kwargs})
         pipe.vocabulary = getattr(pipeline, "vocabulary", None)
+        pipe.fast = getattr(pipeline, "fast", None)
         return pipe
+
+    def transformer_of(self, quality: Quality) -> Any:
+        """The backbone as a quality runs it; that of "fast" is a copy, made when it is first needed."""
+        if quality == "high":
+            return self.transformer
+        assert self.fast is not None
+        if self._fast_copy is None or self._fast_copy[0] is not self.transformer:
+            changed = copy.deepcopy(self.transformer)
+            merge_low_rank(changed, self.fast[0])
+            self._fast_copy = self.transformer, changed
+        reference = next(self.transformer.parameters())
+        return self._fast_copy[1].to(self._execution_device, reference.dtype)
 
     @property
     def num_timesteps(self) -> int:
@@ -310,6 +335,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
         guidance_method: Literal["standard", "cfg_zero"],
         guidance_rescale: float,
         guidance_interval: tuple[float, float] | None,
+        quality: Quality | None,
         output_type: OutputType,
         return_dict: bool,
         callback_on_step_end: StepEndCallback | None,
@@ -319,6 +345,13 @@ class VideoGenerationPipeline(DiffusionPipeline):
         """Generates the videos of a request; arguments as in the pipelines' `__call__`."""
         adjusted = list(plan.adjusted)
         notes: list[str] = []
+        fast = None if self.fast is None else self.fast[1]
+        guided = bool(negative_prompt) or negative_prompt_embeds is not None or guidance_interval is not None
+        guided = guided or guidance_method != "standard" or guidance_rescale != 0.0
+        quality = settle_quality(quality, fast, num_inference_steps, guidance_scale, guided)
+        if quality == "fast":
+            assert fast is not None
+            num_inference_steps, guidance_scale = fast["num_inference_steps"], 1.0
         steps = self.default_num_inference_steps if num_inference_steps is None else num_inference_steps
         scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
         interval = self.default_guidance_interval if guidance_interval is None else tuple(guidance_interval)
@@ -378,6 +411,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
             raise ValueError(f"`latents` must hold one entry for each of {num_videos} videos, got {len(latents)}.")
 
         # Videos, one by one unless batches were asked for
+        transformer = self.transformer_of(quality)
         num_batches = -(-num_videos // batch_size)
         self._num_timesteps = num_batches * len(windows) * steps
         self.interrupt = False
@@ -395,6 +429,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
                 chosen = range(start, min(start + batch_size, num_videos))
                 rows = [i // num_videos_per_prompt for i in chosen]
                 sampling = {
+                    "transformer": transformer,
                     **_stacked("prompt", [texts[row] for row in rows]),
                     **_stacked("negative_prompt", [text for row in rows if (text := negatives[row]) is not None]),
                     "generators": [generators[i] for i in chosen],
@@ -437,6 +472,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
             "guidance_method": guidance_method,
             "guidance_rescale": guidance_rescale,
             "guidance_interval": interval,
+            "quality": quality,
             "num_videos_per_prompt": num_videos_per_prompt,
             "batch_size": batch_size,
             "prompts": read,
@@ -533,7 +569,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
                 assert resume_from is not None
                 latents = resume_from.latents.to(self._execution_device)
             else:
-                latents = denoise(self.transformer, self.scheduler, frames, callback=on_window_step, **here_sampling)
+                latents = denoise(scheduler=self.scheduler, frames=frames, callback=on_window_step, **here_sampling)
             if latents_only:
                 return latents
             decoded = self.decode_latents(latents)

@@ -10,7 +10,7 @@ import torch
 from videogen.conditioning.images import ImageInput
 from videogen_pipelines.base import Conditions, OutputType, StepEndCallback, VideoGenerationPipeline
 from videogen_pipelines.output import VideoPipelineOutput
-from videogen_pipelines.requests import CameraInput, keyframe_numbers
+from videogen_pipelines.requests import CameraInput, Quality, keyframe_numbers
 
 
 class ImageToVideoPipeline(VideoGenerationPipeline):
@@ -53,6 +53,7 @@ class ImageToVideoPipeline(VideoGenerationPipeline):
         guidance_method: Literal["standard", "cfg_zero"] = "standard",
         guidance_rescale: float = 0.0,
         guidance_interval: tuple[float, float] | None = None,
+        quality: Quality | None = None,
         output_type: OutputType = "np",
         return_dict: bool = True,
         callback_on_step_end: StepEndCallback | None = None,
@@ -112,6 +113,7 @@ class ImageToVideoPipeline(VideoGenerationPipeline):
             guidance_method=guidance_method,
             guidance_rescale=guidance_rescale,
             guidance_interval=guidance_interval,
+            quality=quality,
             output_type=output_type,
             return_dict=return_dict,
             callback_on_step_end=callback_on_step_end,

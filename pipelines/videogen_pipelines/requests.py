@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # checking a request is for programs without torch too (the s
 MAX_DURATION = 600.0
 """Seconds; a longer video is refused."""
 
+Quality = Literal["fast", "high"]
 DEFAULT_INFERENCE_STEPS = 20
 DEFAULT_GUIDANCE_SCALE = 3.0
 DEFAULT_GUIDANCE_INTERVAL = (0.0, 1.0)
@@ -215,6 +216,41 @@ def make_generators(
         raise ValueError(f"`seed` must be a whole number from 0 to {MAX_SEED - num_videos}, got {seed}.")
     seeds = [int(seed) + i for i in range(num_videos)]
     return [torch.Generator("cpu").manual_seed(value) for value in seeds], seeds
+
+
+def settle_quality(
+    quality: str | None,
+    fast: Mapping[str, Any] | None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    guided: bool = False,
+) -> Quality:
+    """Which weights a request runs with: those for few steps where the model has them and nothing that is asked for stands against it.
+
+    Args:
+        quality: "fast", "high" or None.
+        fast: what the weights for few steps were trained for (`num_inference_steps`), None where there are none.
+        num_inference_steps, guidance_scale: as asked for; None = not.
+        guided: whether anything is asked for that only guidance has: its interval or method, or a negative prompt.
+
+    Raises:
+        ValueError: an unknown quality, or a fast one that cannot be had.
+    """
+    if quality not in (None, "fast", "high"):
+        raise ValueError(f"`quality` must be 'fast' or 'high', got {quality!r}.")
+    if fast is None:
+        if quality == "fast":
+            raise ValueError(
+                "`quality` must be 'high' or left out, got 'fast': this model has no weights for few steps."
+            )
+        return "high"
+    steps = fast["num_inference_steps"]
+    fits = num_inference_steps in (None, steps) and guidance_scale in (None, 1.0) and not guided
+    if quality == "fast" and not fits:
+        raise ValueError(
+            f"`quality` 'fast' takes {steps} steps, no guidance and no negative prompt; leave these out or ask for 'high'."
+        )
+    return "fast" if fits and quality != "high" else "high"
 
 
 def read_prompt(prompt: str, vocabulary: Mapping[str, Any] | None, literal_prompt: bool = False) -> Read:

@@ -9,7 +9,7 @@ import torch
 
 from videogen_pipelines.base import Conditions, OutputType, StepEndCallback, VideoGenerationPipeline
 from videogen_pipelines.output import VideoPipelineOutput
-from videogen_pipelines.requests import CameraInput
+from videogen_pipelines.requests import CameraInput, Quality
 
 
 class TextToVideoPipeline(VideoGenerationPipeline):
@@ -46,6 +46,7 @@ class TextToVideoPipeline(VideoGenerationPipeline):
         guidance_method: Literal["standard", "cfg_zero"] = "standard",
         guidance_rescale: float = 0.0,
         guidance_interval: tuple[float, float] | None = None,
+        quality: Quality | None = None,
         output_type: OutputType = "np",
         return_dict: bool = True,
         callback_on_step_end: StepEndCallback | None = None,
@@ -80,6 +81,8 @@ class TextToVideoPipeline(VideoGenerationPipeline):
             guidance_rescale: 0..1, likewise.
             guidance_interval: lowest and highest noise level, 0..1, at which to guide, if at all; None = the
                 model's own default.
+            quality: "fast" is a few steps without guidance, "high" as many as the model was trained for; None = fast where the model
+                can and nothing else that is asked for needs the other.
             output_type: see `VideoPipelineOutput.frames`.
             return_dict: False gives the tuple ``(frames,)``.
             callback_on_step_end: see `StepEndCallback`.
@@ -112,6 +115,7 @@ class TextToVideoPipeline(VideoGenerationPipeline):
             guidance_method=guidance_method,
             guidance_rescale=guidance_rescale,
             guidance_interval=guidance_interval,
+            quality=quality,
             output_type=output_type,
             return_dict=return_dict,
             callback_on_step_end=callback_on_step_end,

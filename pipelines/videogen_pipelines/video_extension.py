@@ -24,6 +24,7 @@ from videogen_pipelines.output import VideoPipelineOutput, convert_frames
 from videogen_pipelines.requests import (
     MAX_DURATION,
     CameraInput,
+    Quality,
     check_fps,
     check_size,
     extension_overlap,
@@ -70,6 +71,7 @@ class VideoExtensionPipeline(VideoGenerationPipeline):
         guidance_method: Literal["standard", "cfg_zero"] = "standard",
         guidance_rescale: float = 0.0,
         guidance_interval: tuple[float, float] | None = None,
+        quality: Quality | None = None,
         output_type: OutputType = "np",
         return_dict: bool = True,
         callback_on_step_end: StepEndCallback | None = None,
@@ -135,6 +137,7 @@ class VideoExtensionPipeline(VideoGenerationPipeline):
             guidance_method=guidance_method,
             guidance_rescale=guidance_rescale,
             guidance_interval=guidance_interval,
+            quality=quality,
             output_type="pt",
             return_dict=True,
             callback_on_step_end=callback_on_step_end,

@@ -43,6 +43,10 @@ def stage(
     literal_prompt: Annotated[
         bool, typer.Option("--literal-prompt", help="Give the model words it never met as they are.")
     ] = False,
+    quality: Annotated[
+        str | None,
+        typer.Option(metavar="fast|high", help="Few steps without guidance, or many; default the model's own."),
+    ] = None,
     true_steps: Annotated[
         int,
         typer.Option(
@@ -82,6 +86,7 @@ def stage(
         guidance_scale=guidance_scale,
         guidance_interval=guidance_interval,
         literal_prompt=literal_prompt,
+        quality=quality,
         true_steps=true_steps,
         batch_size=batch_size,
         kinds=wanted,
@@ -128,6 +133,13 @@ def tasks(
     ] = False,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; default the model's own.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="Default the model's own.")] = None,
+    literal_prompt: Annotated[
+        bool, typer.Option("--literal-prompt", help="Give the model words it never met as they are.")
+    ] = False,
+    quality: Annotated[
+        str | None,
+        typer.Option(metavar="fast|high", help="Few steps without guidance, or many; default the model's own."),
+    ] = None,
     device: Annotated[
         str, typer.Option(help="Where clips are made: cpu, or cuda (the workers then only judge).")
     ] = "cpu",
@@ -156,6 +168,8 @@ def tasks(
         model=model,
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
+        literal_prompt=literal_prompt,
+        quality=quality,
         device=device,
     )
     with _clip_progress(source) as progress:

@@ -31,6 +31,13 @@ def extend(
             metavar="LOW HIGH", help="Noise levels, 0 to 1, at which to guide; a step elsewhere takes half the time."
         ),
     ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(
+            metavar="fast|high",
+            help="Few steps without guidance, or as many as the model was trained for; default fast where the model can.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same request with the same seed gives the same file.")] = 0,
     sheet: Annotated[Path | None, typer.Option(metavar="F", help="Also write a contact sheet (.png).")] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Video to write: .mp4, .webm or .gif.")] = Path(
@@ -67,6 +74,7 @@ def extend(
             "num_inference_steps": steps,
             "guidance_scale": guidance_scale,
             "guidance_interval": guidance_interval,
+            "quality": quality,
         },
         seeds=range(seed, seed + 1),
         output=output,

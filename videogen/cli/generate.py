@@ -52,6 +52,13 @@ def generate(
             metavar="LOW HIGH", help="Noise levels, 0 to 1, at which to guide; a step elsewhere takes half the time."
         ),
     ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(
+            metavar="fast|high",
+            help="Few steps without guidance, or as many as the model was trained for; default fast where the model can.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same request with the same seed gives the same file.")] = 0,
     num_videos: Annotated[int, typer.Option(help="Videos to make, with seeds N, N + 1, ...")] = 1,
     sheet: Annotated[Path | None, typer.Option(metavar="F", help="Also write a contact sheet (.png).")] = None,
@@ -103,6 +110,7 @@ def generate(
             "num_inference_steps": steps,
             "guidance_scale": guidance_scale,
             "guidance_interval": guidance_interval,
+            "quality": quality,
         },
         seeds=range(seed, seed + num_videos),
         output=output,

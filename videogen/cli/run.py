@@ -178,13 +178,13 @@ def replay_arguments(request: Request) -> dict[str, Any]:
         "camera": request.camera if request.camera_vectors is None else request.camera_vectors,
         "num_frames": request.num_frames,
         "fps": request.fps,
-        "num_inference_steps": request.num_inference_steps,
-        "guidance_scale": request.guidance_scale,
-        "guidance_method": request.guidance_method,
-        "guidance_rescale": request.guidance_rescale,
-        "guidance_interval": request.guidance_interval,
+        "quality": request.quality,
         "seed": request.seed,
     }
+    if request.quality == "high":
+        arguments |= {"num_inference_steps": request.num_inference_steps, "guidance_scale": request.guidance_scale}
+        arguments |= {"guidance_method": request.guidance_method, "guidance_rescale": request.guidance_rescale}
+        arguments["guidance_interval"] = request.guidance_interval
     if request.task == "extend":
         source = source_frames(request.pictures)
         arguments |= {"video": source, "video_fps": request.fps, "num_frames": request.num_frames - len(source)}
@@ -304,6 +304,7 @@ def make_receipt(
         guidance_method=used["guidance_method"],
         guidance_rescale=used["guidance_rescale"],
         guidance_interval=used["guidance_interval"],
+        quality=used["quality"],
         seed=result.seeds[0],
         batch_size=used["batch_size"],
         pictures=pictures,

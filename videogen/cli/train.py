@@ -1,4 +1,4 @@
-"""`videogen train`: train the video model, the tokenizer, or both from nothing to a measured model, from one YAML file."""
+"""`videogen train`: train the video model, the tokenizer, or both from nothing to a measured model, or distil one, from one YAML file."""
 
 from __future__ import annotations
 
@@ -43,6 +43,11 @@ def train(
             from videogen.training.tokenizer import load_tokenizer_config, train_tokenizer
 
             train_tokenizer(load_tokenizer_config(config, overrides), box, resume, init_from or None)
+            return
+        if task == "distill":
+            from videogen.training.distill import distill, load_distill_config
+
+            distill(load_distill_config(config, overrides), resume, init_from, box)
             return
         from videogen.training.trainer import train as run
 

@@ -156,8 +156,9 @@ class SuiteSettings:
         guidance_scale: `None` = the model's own.
         guidance_interval: Lowest and highest noise level at which to guide; `None` = the model's own.
         literal_prompt: Words that the model never met go to it as they are, instead of being read as known ones.
+        quality: "fast" (few steps without guidance) or "high"; `None` = the model's own.
         true_steps: Start after so many of the denoising steps, from the true clip's latents with the noise of that
-            step: tells at which noise levels a model goes wrong. 0 = generate from nothing but noise.
+            step: tells at which noise levels a model goes wrong, in high quality. 0 = generate from nothing but noise.
         batch_size: Clips per forward pass.
         kinds: Which of `KINDS`.
         device: Where clips are made. On another than "cpu" this process makes them, and the workers write and judge.
@@ -173,6 +174,7 @@ class SuiteSettings:
     guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
     literal_prompt: bool = False
+    quality: str | None = None
     true_steps: int = 0
     batch_size: int = 8
     kinds: tuple[str, ...] = KINDS
@@ -302,10 +304,12 @@ def _clip_maker(settings: SuiteSettings) -> Callable[[Sequence[tuple[Prompt, int
     pipe.set_progress_bar_config(disable=True)
     subject_pipe = SubjectToVideoPipeline.from_pipe(pipe)
     subject_pipe.set_progress_bar_config(disable=True)
-    names = ("num_inference_steps", "guidance_scale", "guidance_interval", "literal_prompt")
+    names = ("num_inference_steps", "guidance_scale", "guidance_interval", "literal_prompt", "quality")
     options = {name: getattr(settings, name) for name in names}
 
     steps = settings.num_inference_steps or pipe.default_num_inference_steps
+    if settings.true_steps:
+        options["quality"] = "high"
     if settings.true_steps >= steps:
         raise ValueError(f"`true_steps` must leave a step to the model, got {settings.true_steps}.")
 

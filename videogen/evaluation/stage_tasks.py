@@ -120,6 +120,8 @@ class TaskSettings:
         model: Folder of weights; "" = the shipped ones.
         num_inference_steps: `None` = the model's own.
         guidance_scale: `None` = the model's own.
+        literal_prompt: Words that the model never met go to it as they are, instead of being read as known ones.
+        quality: "fast" (few steps without guidance) or "high"; `None` = the model's own.
         device: Where clips are made, see `videogen.evaluation.clip_jobs.Work`.
     """
 
@@ -131,6 +133,8 @@ class TaskSettings:
     model: str = ""
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    literal_prompt: bool = False
+    quality: str | None = None
     device: str = "cpu"
 
 
@@ -220,7 +224,8 @@ def _generator(settings: TaskSettings) -> Callable[[TaskPrompt], tuple[np.ndarra
     pipes = {"camera": pipe, **{task: kind.from_pipe(pipe) for task, kind in kinds.items()}}
     for each in pipes.values():
         each.set_progress_bar_config(disable=True)
-    options = {name: getattr(settings, name) for name in ("num_inference_steps", "guidance_scale")}
+    names = ("num_inference_steps", "guidance_scale", "literal_prompt", "quality")
+    options = {name: getattr(settings, name) for name in names}
 
     def generate(prompt: TaskPrompt) -> tuple[np.ndarray, float]:
         given = _given(prompt, pipe.trained_num_frames or NUM_FRAMES, pipe.scale_factor_temporal)

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from tokenizer3d.autoencoder import CausalVideoAutoencoder
+from videogen.models.low_rank import CONFIG_FILE, FAST_FOLDER
 from videogen.models.text_encoder import TextEncoder
 from videogen.models.transformer import VideoTransformer
 from videogen.planning.counts import Config
@@ -34,6 +35,7 @@ class ModelSpec:
     Attributes:
         name: for people.
         vocabulary: what a trained model accepts (`vocabulary.json`), or None.
+        fast: what its weights for few steps were trained for, or None.
         shift: of the noise schedule.
     """
 
@@ -42,6 +44,7 @@ class ModelSpec:
     text_encoder: Config
     tokenizer: Config
     vocabulary: Mapping[str, Any] | None = None
+    fast: Mapping[str, Any] | None = None
     shift: float = 1.0
 
     @property
@@ -70,7 +73,10 @@ def load_spec(model: str | Path) -> ModelSpec:
         known = path / "vocabulary.json"
         vocabulary = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else None
         scheduler = json.loads((path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-        return replace(_spec(path.resolve().name, sections, vocabulary), shift=float(scheduler["shift"]))
+        few = path / FAST_FOLDER / CONFIG_FILE
+        fast = json.loads(few.read_text(encoding="utf-8")) if few.is_file() else None
+        spec = _spec(path.resolve().name, sections, vocabulary)
+        return replace(spec, shift=float(scheduler["shift"]), fast=fast)
     if path.suffix not in (".yaml", ".yml"):
         path = CONFIG_FOLDER / f"{model}.yaml"
     if not path.is_file():

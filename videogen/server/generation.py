@@ -174,7 +174,8 @@ def calculated_timing(generator: Generator) -> tuple[str, float, float, int]:
 
     sampling = ("num_inference_steps", "guidance_scale", "guidance_interval")
     spec = load_spec(generator.folder)
-    usual = resolve_request(spec, dict.fromkeys(("height", "width", "num_frames", "duration", "fps", *sampling)))
+    settings = dict.fromkeys(("height", "width", "num_frames", "duration", "fps", *sampling))
+    usual = resolve_request(spec, {**settings, "quality": "high"})
     pipe = generator.pipes["text"]
     estimate, _ = estimate_here(spec, usual, pipe.transformer.dtype)
     job = JobRequest(

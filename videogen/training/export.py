@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,13 @@ def to_storage_dtype(model: Any) -> Any:
 
 
 def export_weights(
-    folder: Path, transformer: Any, text_encoder: Any, text_tokenizer: Any, vocabulary: dict, summary: dict
+    folder: Path,
+    transformer: Any,
+    text_encoder: Any,
+    text_tokenizer: Any,
+    vocabulary: dict,
+    summary: dict,
+    add: Callable[[Path], None] | None = None,
 ) -> None:
     """Write `transformer/`, `text_encoder/`, `tokenizer/`, `vocabulary.json` and `training.json`, all at once.
 
@@ -35,6 +42,7 @@ def export_weights(
         text_tokenizer: saved with them.
         vocabulary: what the model knows.
         summary: data, steps, clips seen, wall time and settings of the run.
+        add: writes what else belongs into the folder.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -45,6 +53,8 @@ def export_weights(
     text_tokenizer.save_pretrained(temporary / "tokenizer")
     (temporary / "vocabulary.json").write_text(json.dumps(vocabulary, ensure_ascii=False, indent=1), encoding="utf-8")
     (temporary / "training.json").write_text(json.dumps(summary, ensure_ascii=False, indent=1), encoding="utf-8")
+    if add is not None:
+        add(temporary)
     replace_folder(temporary, folder)
 
 

@@ -8,16 +8,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from videogen.models.low_rank import FAST_FOLDER
 from videogen.training.export import SHARD_SIZE, replace_folder, to_storage_dtype
 
 COMPONENTS = {"vae", "transformer", "text_encoder", "tokenizer", "scheduler"}
-WRITTEN = COMPONENTS | {"model_index.json", "vocabulary.json", "training.json"}
+WRITTEN = COMPONENTS | {"model_index.json", "vocabulary.json", "training.json", FAST_FOLDER}
 
 
 def publish(
     weights: str | Path, tokenizer: str | Path, output: str | Path, sampling: dict[str, Any] | None = None
 ) -> Path:
-    """Writes a model folder: `model_index.json`, the five components, `vocabulary.json` and `training.json`.
+    """Writes a model folder: `model_index.json`, the five components, `vocabulary.json` and `training.json`, and the adapter for few
+    steps where the run has one.
 
     Weights are stored in bfloat16, routers and biases in float32. The folder appears whole or not at all.
 
@@ -67,6 +69,8 @@ def publish(
     temporary = output.with_name(f".{output.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     pipe.save_pretrained(temporary, max_shard_size=SHARD_SIZE)
+    if (weights / FAST_FOLDER).is_dir():
+        shutil.copytree(weights / FAST_FOLDER, temporary / FAST_FOLDER)
     _without_paths(temporary, summary)
     replace_folder(temporary, output)
     return output

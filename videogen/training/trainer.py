@@ -13,7 +13,7 @@ import time
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -45,6 +45,8 @@ from videogen.training.muon import Muon, split_parameters
 from videogen.training.schedule import TimeBox
 from videogen.training.sheets import default_prompts, draw_samples, write_sheet
 from videogen.training.signals import stop_requests
+
+AnyTrainer = TypeVar("AnyTrainer", bound="Trainer")
 
 
 class VideoModel(nn.Module):
@@ -221,16 +223,38 @@ class Trainer:
         )
         return optimizers
 
+    def draw_sigmas(self, count: int, generator: torch.Generator) -> Tensor:
+        """Noise levels `[count]` to train on."""
+        flow = self.config.flow
+        return sample_sigmas(count, generator, mean=flow.mean, std=flow.std, tail=flow.tail, shift=flow.shift)
+
+    def noise_levels(self, sigmas: Tensor) -> Tensor:
+        """The levels that `sigmas [B]` stand for."""
+        return sigmas
+
+    def target(
+        self,
+        sample: Tensor,
+        noise: Tensor,
+        noisy: Tensor,
+        sigmas: Tensor,
+        frames: FrameSequence,
+        ids: Tensor,
+        mask: Tensor,
+    ) -> Tensor:
+        """The velocity to learn, `[B, C, n, h, w]`, for `sample` noised to `sigmas [B]` with the text `ids` and `mask [B, S]`."""
+        return velocity_target(sample, noise, sigmas, MIN_SIGMA)
+
     def loss(self, batch: Batch, sigmas: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Scalar loss and the squared error per clip `[B]` of a batch noised to `sigmas [B]`."""
         noise = torch.randn(batch.sample.shape, generator=generator, device=generator.device).to(self.device)
         ids, mask = batch.text or tokenize(self.text_tokenizer, batch.captions, self.config, text_seed=batch.text_seed)
-        ids, mask, sigmas = (to_device(tensor, self.device) for tensor in (ids, mask, sigmas))
+        ids, mask, sigmas = (to_device(tensor, self.device) for tensor in (ids, mask, self.noise_levels(sigmas)))
         sample, frames = batch.sample.to(self.device), batch.frames.to(self.device)
         noisy, timestep = add_noise(sample, noise, sigmas, frames.known)
         weight = self.config.router.balance_loss_weight if self.model.training else 0.0
         velocity, balance = self.wrapped(noisy, timestep, ids, mask, frames, weight > 0)
-        target = velocity_target(sample, noise, sigmas, MIN_SIGMA)
+        target = self.target(sample, noise, noisy, sigmas, frames, ids, mask)
         flow = self.config.flow
         loss, per_item = flow_matching_loss(
             velocity,
@@ -253,10 +277,7 @@ class Trainer:
             batch = self.batches.training_batch(self.step, micro, self.rank)
             seed = derive_seed("noise", config.seed, self.step, micro, self.rank)
             generator = torch.Generator().manual_seed(seed)
-            flow = config.flow
-            sigmas = sample_sigmas(
-                len(batch.indices), generator, mean=flow.mean, std=flow.std, tail=flow.tail, shift=flow.shift
-            )
+            sigmas = self.draw_sigmas(len(batch.indices), generator)
             if self.device.type != "cpu":  # a batch of noise is drawn where it is needed
                 generator = torch.Generator(self.device).manual_seed(seed)
             last = micro == config.accumulation - 1
@@ -441,10 +462,14 @@ class Trainer:
         }
         folder = self.folder / "weights"
         with self.ema.applied():
-            export_weights(
-                folder, self.model.transformer, self.model.text_encoder, self.text_tokenizer, vocabulary, summary
-            )
+            self.write_weights(folder, vocabulary, summary)
         return folder
+
+    def write_weights(self, folder: Path, vocabulary: dict[str, Any], summary: dict[str, Any]) -> None:
+        """Write the weights that the model carries now; see `videogen.training.export`."""
+        export_weights(
+            folder, self.model.transformer, self.model.text_encoder, self.text_tokenizer, vocabulary, summary
+        )
 
     def _plot(self, metrics: MetricsFile) -> None:
         try:
@@ -471,8 +496,15 @@ def train(
     config: TrainConfig, resume: bool = False, init_from: str = "", box: TimeBox | None = None
 ) -> tuple[Trainer, str]:
     """Set up and carry through a run; see `Trainer` and `Trainer.run`."""
+    return carry_through(Trainer, config, resume, init_from, box)
+
+
+def carry_through(
+    kind: type[AnyTrainer], config: Any, resume: bool, init_from: str, box: TimeBox | None
+) -> tuple[AnyTrainer, str]:
+    """The run of a trainer, from setting up to closing its data."""
     keep_freed_memory()
-    trainer = Trainer(config, resume=resume, init_from=init_from)
+    trainer = kind(config, resume=resume, init_from=init_from)
     try:
         return trainer, trainer.run(box)
     finally:
