@@ -141,6 +141,17 @@ def test_a_walking_crab_does_not_tremble():
     assert not judged(pixels(still), spec, "rung3")["motion"]
 
 
+def test_a_sunflower_spins_though_its_head_is_alike_all_round():
+    spec = ClipSpec((ActorSpec("sunflower", "spins", "fast"),), "snow", "night", camera=(("Tilt up",),), seed=317996450)
+    assert all(judged(pixels(spec), spec, "rung3").values())
+    slow = replace(spec, actors=(ActorSpec("sunflower", "spins", "slow"),))
+    verdicts = judged(pixels(slow), spec, "rung3")
+    assert verdicts["motion"] and not verdicts["speed"]
+    still = replace(spec, actors=(ActorSpec("sunflower"),))
+    assert judged(pixels(still), still, "rung3")["motion"]
+    assert not judged(pixels(still), spec, "rung3")["motion"]
+
+
 def test_a_palm_tree_counts_beside_another_actor():
     two = ClipSpec((ActorSpec("palm tree"), ActorSpec("car")), "sea floor", "day", relation="right of", seed=11)
     assert all(judged(pixels(two), two, "rung4").values())

@@ -51,6 +51,8 @@ _GOOD, _SLIP = 1.25, 0.04  # a frame so much worse than the one before it is tri
 _RESIZED = (0.75, 1.2, 1.4, 1.7)  # sizes that are tried besides, relative to the one found
 _ALIKE, _CLEARER = 0.94, 0.02  # concordance that needs no other size, and how much better another must be
 _POLISHING = 0.1  # the share of the evidence that counts for the final poses
+# An actor that keeps this share of its best score throughout does not turn; a sunflower's head, alike all round, keeps 0.82 of it while it does.
+_UPRIGHT = 0.92
 _JERK = 0.3  # what a turning actor's score falls by when it has been lost
 _SHIFTS = (-0.12, 0.0, 0.12)  # of the second sprite of a blend against the first: x and y in `half`, and log size
 _SOFTNESS = 3
@@ -544,7 +546,7 @@ def _follow_turning(bank: ActorBank, lit: Tensor, track: ActorTrack) -> ActorTra
     name = bank.names.index(track.name)
     templates = bank.templates_of[name]
     start = int(np.nanargmax(track.score))
-    if np.nanmin(track.score) > 0.8 * track.score[start] and track.visible.all():
+    if np.nanmin(track.score) > _UPRIGHT * track.score[start] and track.visible.all():
         return track
     poses = torch.from_numpy(np.stack([track.x, track.y, track.half, track.angle], 1)).float()
     score = torch.full((len(lit),), -2.0)
