@@ -163,7 +163,9 @@ class VideoGenerationPipeline(DiffusionPipeline):
         )
         self.vocabulary: dict[str, Any] | None = None
         self.fast: tuple[dict[str, Tensor], dict[str, Any]] | None = None
-        self._fast_copy: tuple[Any, Any] | None = None  # the transformer, and the same with `fast` put into it
+        self._fast_copy: tuple[tuple[int, torch.dtype], Any] | None = (
+            None  # what it is a copy of, with `fast` put into it
+        )
         self.interrupt = False
         self.checkpoint: Checkpoint | None = None
         self.resume_from: Checkpoint | None = None
@@ -223,12 +225,12 @@ class VideoGenerationPipeline(DiffusionPipeline):
         if quality == "high":
             return self.transformer
         assert self.fast is not None
-        if self._fast_copy is None or self._fast_copy[0] is not self.transformer:
+        key = id(self.transformer), self.transformer.dtype
+        if self._fast_copy is None or self._fast_copy[0] != key:
             changed = copy.deepcopy(self.transformer)
             merge_low_rank(changed, self.fast[0])
-            self._fast_copy = self.transformer, changed
-        reference = next(self.transformer.parameters())
-        return self._fast_copy[1].to(self._execution_device, reference.dtype)
+            self._fast_copy = key, changed
+        return torch.nn.Module.to(self._fast_copy[1], self._execution_device)
 
     @property
     def num_timesteps(self) -> int:
