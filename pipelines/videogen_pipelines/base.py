@@ -348,7 +348,8 @@ class VideoGenerationPipeline(DiffusionPipeline):
         adjusted = list(plan.adjusted)
         notes: list[str] = []
         fast = None if self.fast is None else self.fast[1]
-        guided = bool(negative_prompt) or negative_prompt_embeds is not None or guidance_interval is not None
+        negatives_asked = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt or []
+        guided = any(negatives_asked) or negative_prompt_embeds is not None or guidance_interval is not None
         guided = guided or guidance_method != "standard" or guidance_rescale != 0.0
         quality = settle_quality(quality, fast, num_inference_steps, guidance_scale, guided)
         if quality == "fast":

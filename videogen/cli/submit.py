@@ -26,6 +26,9 @@ def submit(
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Width and height in pixels.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="How strictly to follow the prompt.")] = None,
+    quality: Annotated[
+        str | None, typer.Option(metavar="fast|high", help="Few steps without guidance, or many; default the server's.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="By default one is drawn and reported.")] = None,
     priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse what would have to be adjusted.")] = False,
@@ -57,6 +60,7 @@ def submit(
         "height": height,
         "steps": steps,
         "guidance_scale": guidance_scale,
+        "quality": quality,
         "seed": seed,
         "priority": priority or None,
         "strict": strict or None,

@@ -33,7 +33,7 @@ from videogen.server.http import (
 from videogen.server.jobs import Job
 from videogen.server.minimax import IdempotencyKey
 from videogen.server.openai_videos import ended_file
-from videogen.server.planning import Ask, Prompt
+from videogen.server.planning import Ask, Prompt, Quality
 from videogen.server.service import ApiError, Service
 from videogen.server.storage import is_id
 
@@ -393,6 +393,7 @@ def model(service: ServiceOf, principal: PrincipalOf) -> dict[str, Any]:
 
     planner, settings = service.planner, service.settings
     planner.warm()
+    usual: Quality = "high" if planner.fast is None else "fast"
     return {
         "name": planner.model_name,
         "version": __version__,
@@ -402,8 +403,9 @@ def model(service: ServiceOf, principal: PrincipalOf) -> dict[str, Any]:
         "suggestions": planner.lexicon.plain,
         "cameras": [{"name": name, "zh": CAMERA_CHINESE[name]} for name in CAMERA_COMMANDS],
         "scale_factor_temporal": planner.scale_factor_temporal,
-        "default_steps": planner.default_steps,
-        "default_guidance_scale": planner.default_guidance_scale,
+        "qualities": ["high"] if planner.fast is None else ["fast", "high"],
+        "default_steps": planner.default_steps(usual),
+        "default_guidance_scale": planner.default_guidance_scale(usual),
         "max_duration": settings.max_duration,
         "max_upload_bytes": settings.max_upload_bytes,
         "remote_images": settings.allow_remote_images,

@@ -175,7 +175,7 @@ def calculated_timing(generator: Generator) -> tuple[str, float, float, int]:
     sampling = ("num_inference_steps", "guidance_scale", "guidance_interval")
     spec = load_spec(generator.folder)
     settings = dict.fromkeys(("height", "width", "num_frames", "duration", "fps", *sampling))
-    usual = resolve_request(spec, {**settings, "quality": "high"})
+    usual = resolve_request(spec, settings)
     pipe = generator.pipes["text"]
     estimate, _ = estimate_here(spec, usual, pipe.transformer.dtype)
     job = JobRequest(
@@ -189,10 +189,11 @@ def calculated_timing(generator: Generator) -> tuple[str, float, float, int]:
         num_frames=usual.num_frames,
         fps=usual.fps,
         steps=usual.num_inference_steps,
-        guidance_scale=pipe.default_guidance_scale,
+        guidance_scale=1.0 if pipe.fast else pipe.default_guidance_scale,
         guidance_method="standard",
         guidance_rescale=0.0,
         guidance_interval=pipe.default_guidance_interval,
+        quality="fast" if pipe.fast else "high",
         seed=0,
     )
     denoising = estimate.seconds["denoising"]
@@ -331,13 +332,13 @@ def _arguments(request: JobRequest, inputs: Sequence[Input]) -> dict[str, Any]:
         "literal_prompt": True,  # the plan has read it
         "num_frames": request.num_frames,
         "fps": request.fps,
-        "num_inference_steps": request.steps,
-        "guidance_scale": request.guidance_scale,
-        "guidance_method": request.guidance_method,
-        "guidance_rescale": request.guidance_rescale,
-        "guidance_interval": request.guidance_interval,
+        "quality": request.quality,
         "camera": request.camera if request.camera_vectors is None else request.camera_vectors,
     }
+    if request.quality == "high":
+        arguments |= {"num_inference_steps": request.steps, "guidance_scale": request.guidance_scale}
+        arguments |= {"guidance_method": request.guidance_method, "guidance_rescale": request.guidance_rescale}
+        arguments["guidance_interval"] = request.guidance_interval
     if request.negative_prompt:
         arguments["negative_prompt"] = request.negative_prompt
     if request.task != "extend":

@@ -352,6 +352,7 @@ def ask_again(job: Job, **changes: Any) -> Ask:
         "guidance_method": request["guidance_method"],
         "guidance_rescale": request["guidance_rescale"],
         "guidance_interval": interval if request["guidance_scale"] != 1.0 else None,
+        "quality": request.get("quality", "high"),
         "seed": request["seed"],
         "watermark": request["watermark"],
         "receipt_images": request["receipt_images"],

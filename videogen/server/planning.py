@@ -22,6 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from videogen.server.lexicon import Lexicon, load_lexicon
 
+Quality = Literal["fast", "high"]
+
 Role = Literal["first", "last", "keyframe", "subject", "source"]
 Task = Literal["text", "image", "subject", "extend"]
 MAX_PICTURES = 8
@@ -87,6 +89,13 @@ class Ask(BaseModel):
         float | None,
         Field(ge=0, le=100, allow_inf_nan=False, description="How strictly to follow the prompt; 1 is off."),
     ] = None
+    quality: Annotated[
+        Quality | None,
+        Field(
+            description="Few steps without guidance, or as many as the model was trained for. None is fast where the model can, and "
+            "nothing else that is asked for needs the other."
+        ),
+    ] = None
     guidance_method: Annotated[Literal["standard", "cfg_zero"], Field(description="How guidance is computed.")] = (
         "standard"
     )
@@ -147,6 +156,7 @@ class JobRequest(BaseModel):
     guidance_method: Literal["standard", "cfg_zero"]
     guidance_rescale: float
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    quality: Quality = "high"
     seed: int
     pictures: tuple[Picture, ...] = ()
     watermark: bool = False
@@ -160,7 +170,7 @@ def shape_of(request: JobRequest) -> str:
     return (
         f"{r.task}-{len(r.pictures)}:{r.width}x{r.height}x{r.num_frames}@{r.fps:g}:{r.steps}:"
         f"{r.guidance_scale:g}-{r.guidance_method}-{r.guidance_rescale:g}-"
-        f"{r.guidance_interval[0]:g}-{r.guidance_interval[1]:g}:{guided}"
+        f"{r.guidance_interval[0]:g}-{r.guidance_interval[1]:g}:{guided}-{r.quality}"
     )
 
 
@@ -247,11 +257,21 @@ class Planner:
         return int(self._config("vae")["scale_factor_spatial"]) * patch
 
     @cached_property
-    def default_steps(self) -> int:
+    def fast(self) -> dict[str, Any] | None:
+        """What the model's weights for few steps were trained for; None where it has none."""
+        from videogen.models.low_rank import CONFIG_FILE, FAST_FOLDER
+
+        file = self.folder / FAST_FOLDER / CONFIG_FILE
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+    def default_steps(self, quality: Quality) -> int:
+        if quality == "fast" and self.fast is not None:
+            return int(self.fast["num_inference_steps"])
         return int((self.vocabulary or {}).get("num_inference_steps", self._rules.DEFAULT_INFERENCE_STEPS))
 
-    @cached_property
-    def default_guidance_scale(self) -> float:
+    def default_guidance_scale(self, quality: Quality) -> float:
+        if quality == "fast":
+            return 1.0
         return float((self.vocabulary or {}).get("guidance_scale", self._rules.DEFAULT_GUIDANCE_SCALE))
 
     @cached_property
@@ -273,8 +293,7 @@ class Planner:
         with self._lock:
             _ = (
                 self._rules,
-                self.default_steps,
-                self.default_guidance_scale,
+                self.fast,
                 self.default_guidance_interval,
                 self.lexicon,
                 self.model_sha256,
@@ -336,8 +355,11 @@ class Planner:
                 num_frames = self._num_new_frames(ask, fps, _num_source_frames(pictures), adjusted)
             else:
                 num_frames = self._length(ask, fps, adjusted)
-            steps = self.default_steps if ask.steps is None else ask.steps
-            scale = self.default_guidance_scale if ask.guidance_scale is None else ask.guidance_scale
+            guided = bool(negative) or ask.guidance_interval is not None
+            guided = guided or ask.guidance_method != "standard" or ask.guidance_rescale != 0.0
+            quality = rules.settle_quality(ask.quality, self.fast, ask.steps, ask.guidance_scale, guided)
+            steps = self.default_steps(quality) if ask.steps is None else ask.steps
+            scale = self.default_guidance_scale(quality) if ask.guidance_scale is None else ask.guidance_scale
             interval = ask.guidance_interval or self.default_guidance_interval
             rules.check_sampling(steps, scale, ask.guidance_method, ask.guidance_rescale, interval, 1, 1)
             if scale == 1.0 and negative:
@@ -378,6 +400,7 @@ class Planner:
             guidance_scale=scale,
             guidance_method=ask.guidance_method,
             guidance_rescale=ask.guidance_rescale,
+            quality=quality,
             guidance_interval=interval,
             seed=secrets.randbelow(2**31) if ask.seed is None else ask.seed,
             pictures=_pictures(ask, pictures),

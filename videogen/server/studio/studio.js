@@ -310,6 +310,7 @@ function request() {
   if ($("seed").value) body.seed = Number($("seed").value);
   if ($("steps").value) body.steps = Number($("steps").value);
   if ($("guidance").value) body.guidance_scale = Number($("guidance").value);
+  if ($("quality").value) body.quality = $("quality").value;
   if ($("watermark").checked) body.watermark = true;
   if (source) body.source = source.id;
   else if ($("size").value) [body.width, body.height] = $("size").value.split("x").map(Number);
@@ -381,7 +382,8 @@ function again(job, changes = {}) {
   const { request: r } = job;
   const body = {
     prompt: r.prompt, negative_prompt: r.negative_prompt, num_frames: r.num_frames, fps: r.fps, steps: r.steps,
-    guidance_scale: r.guidance_scale, guidance_method: r.guidance_method, guidance_rescale: r.guidance_rescale, watermark: r.watermark, ...changes,
+    guidance_scale: r.guidance_scale, guidance_method: r.guidance_method, guidance_rescale: r.guidance_rescale, quality: r.quality ?? "high",
+    watermark: r.watermark, ...changes,
   };
   if (r.guidance_scale !== 1) body.guidance_interval = r.guidance_interval ?? [0, 1]; // an older job was guided throughout
   if (r.camera_vectors) body.camera = r.camera_vectors;
@@ -532,7 +534,7 @@ function detail(id) {
   const facts = [
     [t("seed"), job.result.seed], [t("size"), `${job.result.width} × ${job.result.height}`],
     [t("length"), `${job.result.seconds.toFixed(2)} ${t("seconds")}, ${job.result.num_frames} ${t("frames")}`],
-    [t("steps"), job.request.steps], [t("guidance"), job.request.guidance_scale],
+    [t("quality"), t(job.request.quality ?? "high")], [t("steps"), job.request.steps], [t("guidance"), job.request.guidance_scale],
     [t("made"), duration(job.finished_at - job.started_at)],
   ];
   if (job.request.camera) facts.push([t("camera"), job.request.camera]);
@@ -584,6 +586,7 @@ function reuse(job) {
   $("seed").value = r.seed;
   $("steps").value = r.steps;
   $("guidance").value = r.guidance_scale;
+  $("quality").value = model.qualities.length > 1 ? r.quality ?? "high" : "";
   $("watermark").checked ||= r.watermark;
   segments = r.camera ? [...r.camera.matchAll(/\[([^\]]*)\]/g)].map((match) => match[1].split(",").map((move) => move.trim())) : [[]];
   if (!segments.length) segments = [[]];
@@ -675,7 +678,7 @@ function wire() {
   $("rewrite").addEventListener("click", rewrite);
   $("surprise").addEventListener("click", surprise);
   $("dice").addEventListener("click", () => { $("seed").value = newSeed(); });
-  for (const id of ["length", "size", "steps", "guidance", "negative", "seed"]) $(id).addEventListener("input", estimate);
+  for (const id of ["length", "size", "quality", "steps", "guidance", "negative", "seed"]) $(id).addEventListener("input", estimate);
   $("seed").addEventListener("input", () => { $("seed").value = $("seed").value.replace(/\D/g, "").slice(0, 15); });
   $("search").addEventListener("input", later(300, () => { oldest = null; show(); loadPage(); }));
   $("load-more").addEventListener("click", loadPage);
@@ -741,6 +744,7 @@ let listening = false;
 async function start() {
   try {
     model = await get("/v1/model");
+    $("quality").parentElement.hidden = model.qualities.length < 2;
     $("steps").placeholder = model.default_steps;
     $("guidance").placeholder = model.default_guidance_scale;
     if (model.watermark === "always") { $("watermark").checked = true; $("watermark").disabled = true; }

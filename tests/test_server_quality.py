@@ -1,0 +1,63 @@
+"""Jobs of a model with weights for few steps: what is planned, what a worker does, and what a job says when it is asked again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="the `server` extra is not installed")
+import torch
+from server_tools import make_model
+
+from videogen.models.low_rank import FAST_FOLDER, add_low_rank, low_rank_tensors, save_adapter
+from videogen.models.transformer import VideoTransformer
+from videogen.server.generation import Generator, calculated_timing
+from videogen.server.planning import Ask, Planner, Refused, shape_of
+from videogen.server.storage import Storage
+
+PROMPT = "a fox stays in the snow"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_model(tmp_path_factory.mktemp("model") / "tiny")
+    transformer = VideoTransformer.from_pretrained(str(folder / "transformer")).float()
+    add_low_rank(transformer, 1, 1)
+    tensors = {name: 0.1 * torch.randn_like(tensor) for name, tensor in low_rank_tensors(transformer).items()}
+    save_adapter(folder / FAST_FOLDER, tensors, {"num_inference_steps": 3, "guidance_scale": 1.0})
+    return folder
+
+
+def test_a_plain_request_is_fast_and_others_get_what_they_need(model: Path, tmp_path: Path) -> None:
+    planner = Planner(model, tmp_path)
+    planner.warm()
+
+    def planned(**asked: object):
+        return planner.plan(Ask(prompt=PROMPT, seed=1, **asked), {}).request  # type: ignore[arg-type]
+
+    plain = planned()
+    assert (plain.quality, plain.steps, plain.guidance_scale) == ("fast", 3, 1.0)
+    for asked in ({"steps": 7}, {"guidance_scale": 2.0}, {"negative_prompt": "night"}, {"quality": "high"}):
+        assert planned(**asked).quality == "high", asked
+    assert planned(quality="high").steps == 2  # the tiny model's own
+    same_numbers = planned(quality="high", steps=3, guidance_scale=1.0)
+    assert shape_of(same_numbers) != shape_of(plain)  # never in one batch
+    with pytest.raises(Refused, match="`quality` 'fast' takes 3 steps"):
+        planned(quality="fast", steps=7)
+
+
+def test_a_worker_makes_what_was_planned(model: Path, tmp_path: Path) -> None:
+    generator, planner = Generator(model, "cpu"), Planner(model, tmp_path)
+    storage = Storage(tmp_path)
+    shape, *_ = calculated_timing(generator)
+    steps: list[int] = []
+    made = {}
+    for quality in ("fast", "high"):
+        same = {} if quality == "fast" else {"steps": 3, "guidance_scale": 1.0}
+        job = planner.plan(Ask(prompt=PROMPT, seed=1, quality=quality, **same), {}).request  # type: ignore[arg-type]
+        made[quality] = generator.run(job, storage, lambda step: steps.append(step.done))
+        assert made[quality].receipt.request.quality == quality
+        assert (shape == shape_of(job)) == (quality == "fast")
+    assert steps == [1, 2, 3, 1, 2, 3]
+    assert made["fast"].receipt.frames_sha256 != made["high"].receipt.frames_sha256
