@@ -483,6 +483,7 @@ def test_two_subjects_have_a_reference_each(ground, tmp_path):
 def test_settings_are_checked_and_overridden(ground, tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(_raw(ground, tmp_path)))
+    assert load_config(path, ["mixed_precision=no"]).mixed_precision == "no"
     config = load_config(path, ["schedule.num_steps=9", "optimizer.use_muon=false", "tasks={text: 1}"])
     assert (config.schedule.num_steps, config.optimizer.use_muon, config.tasks) == (9, False, {"text": 1.0})
     for override, message in (

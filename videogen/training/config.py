@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from videogen.training.schedule import lr_scale
 
@@ -238,6 +238,11 @@ class TrainConfig(Section):
     router: RouterConfig = RouterConfig()
     ema: EmaConfig = EmaConfig()
     log: LogConfig = LogConfig()
+
+    @field_validator("mixed_precision", mode="before")
+    @classmethod
+    def _read_no(cls, value: Any) -> Any:
+        return "no" if value is False else value  # YAML's own word for it
 
     @model_validator(mode="after")
     def _check(self):
