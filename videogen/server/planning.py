@@ -259,9 +259,7 @@ class Planner:
     @cached_property
     def fast(self) -> dict[str, Any] | None:
         """What the model's weights for few steps were trained for; None where it has none."""
-        from videogen.models.low_rank import CONFIG_FILE, FAST_FOLDER
-
-        file = self.folder / FAST_FOLDER / CONFIG_FILE
+        file = self.folder / "fast" / "config.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
     def default_steps(self, quality: Quality) -> int:
