@@ -1,5 +1,5 @@
 #!/bin/sh
-# Trains the twins on two seeds, one run per core, judges their clips, and puts the table together. About two and a half hours on two cores.
+# Trains the twins on two seeds, one run per core, and puts the table together. About two hours on two cores.
 # Start it again to go on where it stopped. Arguments: the folder of runs (runs/twins), and how many run at once (2).
 set -eu
 runs=${1:-runs/twins}
@@ -24,9 +24,4 @@ done | xargs -P "$at_once" -L 1 sh -c '
     videogen train configs/train/twins_tiny_cpu.yaml --set "seed=$seed" --set "output=$run" "$@" $resume && touch "$run/.finished"
 ' "$runs"
 
-for run in "$runs"/*-[0-9]; do
-    videogen publish "$run/weights" --tokenizer videogen/assets/weights/tiny/vae -o "$run/model"
-    videogen evaluate stage --split dev --rung rung1 --seeds 1 --kinds seen --num-prompts 100 --workers "$at_once" --model "$run/model" \
-        --output "$run/stage" --json "$run/stage.json"
-done
 python -m videogen.evaluation.twins "$runs" --json "$here/twins.json" --markdown "$here/twins.md"
