@@ -104,6 +104,7 @@ def test_a_run_leaves_teacher_and_adapter(folder, tmp_path):
     config = DistillConfig.model_validate(_distill_raw(folder, "run"))
     _, reason = distill(config)
     assert reason == "finished"
+    assert load_distill_config(folder / "run" / "config.yaml") == config  # as a run keeps it
     weights = folder / "run" / "weights"
     before = load_file(folder / "teacher" / "weights" / "transformer" / "diffusion_pytorch_model.safetensors")
     after = load_file(weights / "transformer" / "diffusion_pytorch_model.safetensors")
@@ -114,6 +115,7 @@ def test_a_run_leaves_teacher_and_adapter(folder, tmp_path):
     merge_low_rank(VideoTransformer.from_pretrained(str(weights / "transformer")), tensors)
     assert json.loads((weights / "fast" / "training.json").read_text())["steps"] == 4
     model = publish(weights, folder / "vae", tmp_path / "model")
+    assert str(folder) not in (model / "fast" / "training.json").read_text()  # where things lay is no one else's
     pipe = TextToVideoPipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
     size = {"height": 32, "width": 32, "num_frames": 9}

@@ -163,9 +163,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
         )
         self.vocabulary: dict[str, Any] | None = None
         self.fast: tuple[dict[str, Tensor], dict[str, Any]] | None = None
-        self._fast_copy: tuple[tuple[int, torch.dtype], Any] | None = (
-            None  # what it is a copy of, with `fast` put into it
-        )
+        self._fast_copy: tuple[Any, torch.dtype, Any] | None = None  # a transformer, its dtype, its copy with `fast`
         self.interrupt = False
         self.checkpoint: Checkpoint | None = None
         self.resume_from: Checkpoint | None = None
@@ -225,12 +223,12 @@ class VideoGenerationPipeline(DiffusionPipeline):
         if quality == "high":
             return self.transformer
         assert self.fast is not None
-        key = id(self.transformer), self.transformer.dtype
-        if self._fast_copy is None or self._fast_copy[0] != key:
+        kept = self._fast_copy
+        if kept is None or kept[0] is not self.transformer or kept[1] != self.transformer.dtype:
             changed = copy.deepcopy(self.transformer)
             merge_low_rank(changed, self.fast[0])
-            self._fast_copy = key, changed
-        return torch.nn.Module.to(self._fast_copy[1], self._execution_device)
+            kept = self._fast_copy = self.transformer, self.transformer.dtype, changed
+        return torch.nn.Module.to(kept[2], self._execution_device)
 
     @property
     def num_timesteps(self) -> int:

@@ -23,6 +23,7 @@ from videogen.data.device import training_precision
 from videogen.diffusion.sampling import guide, sampling_sigmas
 from videogen.models.low_rank import FAST_FOLDER, add_low_rank, low_rank_tensors, save_adapter
 from videogen.training.config import (
+    FlowConfig,
     LogConfig,
     OptimizerConfig,
     RouterConfig,
@@ -66,14 +67,13 @@ class DistillConfig(TrainConfig):
     def _check_teacher(self):
         if not (Path(self.teacher) / "transformer" / "config.json").is_file():
             raise ValueError(f"`teacher` must be a folder of trained weights, {self.teacher!r} has no transformer/.")
-        given = [name for name in _UNUSED if name in self.model_fields_set]
+        fields = type(self).model_fields
+        given = [name for name in _UNUSED if getattr(self, name) != fields[name].default]
         if given:
             raise ValueError(f"`{given[0]}` must be left out of a distillation, which takes the teacher's network.")
-        levels = {"mean", "std", "tail"} & self.flow.model_fields_set
+        levels = [name for name in ("mean", "std", "tail") if getattr(self.flow, name) != getattr(FlowConfig(), name)]
         if levels:
-            raise ValueError(
-                f"`flow.{min(levels)}` must be left out of a distillation: the steps are the noise levels."
-            )
+            raise ValueError(f"`flow.{levels[0]}` must be left out of a distillation: the steps are the noise levels.")
         return self
 
 

@@ -82,7 +82,14 @@ def _without_paths(folder: Path, summary: dict[str, Any]) -> None:
         config = json.loads(file.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    settings = {key: value for key, value in summary["config"].items() if key not in ("output", "tokenizer")}
+    _write_summary(folder, summary)
+    fast = folder / FAST_FOLDER
+    if fast.is_dir():
+        _write_summary(fast, json.loads((fast / "training.json").read_text(encoding="utf-8")))
+
+
+def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    settings = {key: value for key, value in summary["config"].items() if key not in ("output", "tokenizer", "teacher")}
     if "data" in settings:
         settings["data"] = {key: value for key, value in settings["data"].items() if key not in ("cache", "path")}
     text = json.dumps({**summary, "config": settings}, ensure_ascii=False, indent=1) + "\n"
