@@ -657,13 +657,25 @@ def test_which_quality_a_request_gets():
     fast = {"num_inference_steps": 4, "guidance_scale": 1.0}
     settle = requests.settle_quality
     assert settle(None, None) == settle("high", None) == settle("high", fast) == "high"
-    assert settle(None, fast) == settle("fast", fast) == settle(None, fast, 4, 1.0) == "fast"
-    assert settle(None, fast, 20) == settle(None, fast, None, 3.0) == settle(None, fast, guided=True) == "high"
+    assert settle(None, fast, guidance_method="cfg_zero") == settle(None, fast, guidance_rescale=0.5) == "high"
+    assert (
+        settle(None, fast, negative_prompt=["", ""])
+        == settle(None, fast)
+        == settle("fast", fast)
+        == settle(None, fast, 4, 1.0)
+        == "fast"
+    )
+    assert (
+        settle(None, fast, 20)
+        == settle(None, fast, None, 3.0)
+        == settle(None, fast, negative_prompt=["", "snow"])
+        == "high"
+    )
     for arguments, message in (
         (("best", fast), "`quality` must be 'fast' or 'high', got 'best'"),
         (("fast", None), "this model has no weights for few steps"),
         (("fast", fast, 20), "takes 4 steps, no guidance and no negative prompt"),
-        (("fast", fast, None, None, True), "leave these out or ask for 'high'"),
+        (("fast", fast, None, None, (0.5, 1.0)), "leave these out or ask for 'high'"),
     ):
         with pytest.raises(ValueError, match=message):
             settle(*arguments)

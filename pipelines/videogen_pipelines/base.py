@@ -346,10 +346,16 @@ class VideoGenerationPipeline(DiffusionPipeline):
         adjusted = list(plan.adjusted)
         notes: list[str] = []
         fast = None if self.fast is None else self.fast[1]
-        negatives_asked = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt or []
-        guided = any(negatives_asked) or negative_prompt_embeds is not None or guidance_interval is not None
-        guided = guided or guidance_method != "standard" or guidance_rescale != 0.0
-        quality = settle_quality(quality, fast, num_inference_steps, guidance_scale, guided)
+        quality = settle_quality(
+            quality,
+            fast,
+            num_inference_steps,
+            guidance_scale,
+            guidance_interval,
+            guidance_method,
+            guidance_rescale,
+            negative_prompt if negative_prompt_embeds is None else "as embeddings",
+        )
         if quality == "fast":
             assert fast is not None
             num_inference_steps, guidance_scale = fast["num_inference_steps"], 1.0

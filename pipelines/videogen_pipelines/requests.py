@@ -223,15 +223,18 @@ def settle_quality(
     fast: Mapping[str, Any] | None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
-    guided: bool = False,
+    guidance_interval: Sequence[float] | None = None,
+    guidance_method: str = "standard",
+    guidance_rescale: float = 0.0,
+    negative_prompt: str | Sequence[str] | None = None,
 ) -> Quality:
     """Which weights a request runs with: those for few steps where the model has them and nothing that is asked for stands against it.
 
     Args:
         quality: "fast", "high" or None.
         fast: what the weights for few steps were trained for (`num_inference_steps`), None where there are none.
-        num_inference_steps, guidance_scale: as asked for; None = not.
-        guided: whether anything is asked for that only guidance has: its interval or method, or a negative prompt.
+        num_inference_steps, guidance_scale, guidance_interval, guidance_method, guidance_rescale, negative_prompt: as asked for;
+            None = not.
 
     Raises:
         ValueError: an unknown quality, or a fast one that cannot be had.
@@ -245,6 +248,8 @@ def settle_quality(
             )
         return "high"
     steps = fast["num_inference_steps"]
+    guided = guidance_interval is not None or guidance_method != "standard" or guidance_rescale != 0.0
+    guided = guided or any([negative_prompt] if isinstance(negative_prompt, str) else negative_prompt or ())
     fits = num_inference_steps in (None, steps) and guidance_scale in (None, 1.0) and not guided
     if quality == "fast" and not fits:
         raise ValueError(

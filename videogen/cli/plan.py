@@ -116,9 +116,10 @@ def resolve_request(spec: ModelSpec, settings: dict[str, Any], num_videos: int =
     fps = requests.check_fps(settings["fps"], known)
     frames = requests.check_length(settings["num_frames"], settings["duration"], fps, known, scale, [])
     default = known or {}
-    guided = settings["guidance_interval"] is not None or bool(settings.get("negative_prompt"))
-    asked = settings["num_inference_steps"], settings["guidance_scale"]
-    if requests.settle_quality(settings.get("quality"), spec.fast, *asked, guided) == "fast":
+    asked = {name: settings[name] for name in ("num_inference_steps", "guidance_scale", "guidance_interval")}
+    negative = settings.get("negative_prompt")
+    quality = requests.settle_quality(settings.get("quality"), spec.fast, **asked, negative_prompt=negative)
+    if quality == "fast":
         assert spec.fast is not None
         settings = {**settings, "num_inference_steps": spec.fast["num_inference_steps"], "guidance_scale": 1.0}
     steps = settings["num_inference_steps"]

@@ -353,9 +353,16 @@ class Planner:
                 num_frames = self._num_new_frames(ask, fps, _num_source_frames(pictures), adjusted)
             else:
                 num_frames = self._length(ask, fps, adjusted)
-            guided = bool(negative) or ask.guidance_interval is not None
-            guided = guided or ask.guidance_method != "standard" or ask.guidance_rescale != 0.0
-            quality = rules.settle_quality(ask.quality, self.fast, ask.steps, ask.guidance_scale, guided)
+            quality = rules.settle_quality(
+                ask.quality,
+                self.fast,
+                ask.steps,
+                ask.guidance_scale,
+                ask.guidance_interval,
+                ask.guidance_method,
+                ask.guidance_rescale,
+                negative,
+            )
             steps = self.default_steps(quality) if ask.steps is None else ask.steps
             scale = self.default_guidance_scale(quality) if ask.guidance_scale is None else ask.guidance_scale
             interval = ask.guidance_interval or self.default_guidance_interval
