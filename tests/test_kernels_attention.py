@@ -87,6 +87,14 @@ def test_flex_equals_the_reference_for_texts_of_varying_length(keys):
         torch.testing.assert_close(attention(query, key, value, given, backend="flex"), expected)
 
 
+def test_flex_takes_learnt_tensors_where_no_gradient_is_wanted():
+    query, key, value = (
+        t.requires_grad_() for t in make_inputs(9, 9, key_width=16, value_width=16, dtype=torch.float32)
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(attention(query, key, value, backend="flex"), attention(query, key, value))
+
+
 @pytest.mark.skipif(
     find_spec("xformers") is None, reason="xformers is not installed (pip install 'videogen-moe[cuda]')"
 )
@@ -158,6 +166,14 @@ def test_non_contiguous_and_bfloat16():
         (lambda q, k, v: attention(q, k, v, torch.ones(2, 7)), "boolean"),
         (lambda q, k, v: attention(q, k, v, backend="xformers"), "'xformers' of attention needs .*; use 'auto'"),
         (
+            lambda q, k, v: attention(q, k.requires_grad_(), v, backend="flex"),
+            "'flex' of attention has no backward pass",
+        ),
+        (
+            lambda q, k, v: windowed_attention(q.requires_grad_(), q, q, torch.ones(1, 1).bool(), backend="flex"),
+            "'flex' of windowed_attention has no backward pass on a CPU; use 'auto'",
+        ),
+        (
             lambda q, k, v: attention(q, k, v, backend="triton"),
             "one of 'auto', 'reference', 'sdpa', 'xformers', 'flex'",
         ),
@@ -165,7 +181,19 @@ def test_non_contiguous_and_bfloat16():
         (lambda q, k, v: windowed_attention(q, k, v, torch.ones(0, 0, dtype=torch.bool)), "`visible` must be"),
         (lambda q, k, v: windowed_attention(q, k, v, torch.ones(2, 2, dtype=torch.bool)), "multiple of n"),
     ],
-    ids=["value", "no_tokens", "mask_shape", "mask_dtype", "xformers", "backend", "visible", "no_frames", "frames"],
+    ids=[
+        "value",
+        "no_tokens",
+        "mask_shape",
+        "mask_dtype",
+        "xformers",
+        "flex",
+        "windowed_flex",
+        "backend",
+        "visible",
+        "no_frames",
+        "frames",
+    ],
 )
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):

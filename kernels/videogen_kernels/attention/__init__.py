@@ -8,7 +8,7 @@ Backends:
 - "xformers" packs the visible keys of a batch one after another, so that masked ones cost nothing; CUDA only, and with a mask it
   waits for the device to count them; no windows;
 - "flex" is `torch.nn.attention.flex_attention`, which skips blocks of 128 x 128 tokens that see nothing; on CUDA tensors it is
-  compiled on first use, on a CPU it writes the scores out and is there for tests.
+  compiled on first use, on a CPU it writes the scores out, has no backward pass, and is there for tests.
 
 "auto" takes "reference" on CPU for up to 512 x 512 scores per head, else "sdpa".
 
@@ -82,6 +82,8 @@ def attention(
         backend = "reference" if query.device.type == "cpu" and short else "sdpa"
     if backend == "xformers" and (reason := xformers_refusal(query)) is not None:
         raise ValueError(f"`backend` 'xformers' of attention {reason}; use 'auto'.")
+    if backend == "flex":
+        _check_flex("attention", query, key, value)
     announce("attention", backend)
     return _FUNCTIONS[backend](query, key, value, key_mask)
 
@@ -121,10 +123,18 @@ def windowed_attention(
         )
     if key.shape[1] != query.shape[1]:
         raise ValueError(f"`key` must have the {query.shape[1]} tokens of `query`, got {key.shape[1]}.")
+    if backend == "flex":
+        _check_flex("windowed_attention", query, key, value)
     announce("windowed_attention", "flex" if backend == "flex" else "calls of attention")
     if backend == "flex":
         return windowed_attention_flex(query, key, value, visible)
     return windowed_attention_reference(query, key, value, visible, lambda q, k, v: attention(q, k, v, backend=backend))
+
+
+def _check_flex(name: str, *tensors: Tensor) -> None:
+    learnt = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    if learnt and tensors[0].device.type == "cpu":
+        raise ValueError(f"`backend` 'flex' of {name} has no backward pass on a CPU; use 'auto', or torch.no_grad().")
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor) -> None:

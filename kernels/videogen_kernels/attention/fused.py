@@ -106,6 +106,8 @@ def _block_mask(some: Tensor, whole: Tensor, mask: Callable[..., Tensor], length
 
 
 def _flex(query: Tensor, key: Tensor, value: Tensor, block_mask: Any) -> Tensor:
+    if not torch.is_grad_enabled():  # it refuses leaves that ask for gradients, even here
+        query, key, value = query.detach(), key.detach(), value.detach()
     heads_first = (t.transpose(1, 2) for t in (query, key, value))
     # Compiled it is one kernel; as it comes it writes the scores out, which is for tests on a CPU.
     function = _compiled() if query.is_cuda else _plain()
