@@ -26,6 +26,7 @@ from torch import Tensor
 from videogen.conditioning.camera import camera_frame_vectors, parse_camera, pool_camera
 from videogen.conditioning.frames import FrameSequence, build_frames
 from videogen.data.device import to_device
+from videogen.data.stage.actors import UNNAMED
 from videogen.training.config import DataConfig, TrainConfig
 from videogen.training.latent_cache import LatentCache, guide_frames
 
@@ -65,6 +66,9 @@ CODAS = ("", "", "n", "r", "s", "t", "ck", "ll", "ng", "ing", "ed", "ly", "land"
 
 SHOWN_TASKS = frozenset(["first_image", "last_image", "keyframes", "extend"])
 """Frames of the clip are given, and with them its scene and light."""
+
+NAMED_SUBJECTS = 0.25
+"""How many of the references show a named actor, for each that shows an unnamed one: names are learnt without pictures, too."""
 
 TWO_SUBJECTS_SHARE = 0.35
 """Of the micro-batches with references, where clips show two actors."""
@@ -235,30 +239,46 @@ class BatchDrawer:
         task = self.task(step, micro)
         size = self.config.image_batch_size if task == "image" else self.config.batch_size
         chooser = random.Random(derive_seed("clips", self.config.seed, step, micro, rank))
-        indices = self._choose(chooser, step, size)
+        indices = self._choose(chooser, step, size, task)
         # The layout (which guides, how much is known) is shared by the ranks, like the task.
         layout = random.Random(derive_seed("layout", self.config.seed, step, micro))
         draw = self._draw(task, indices, chooser, layout, step)
         return replace(draw, text_seed=derive_seed("pieces", self.config.seed, step, micro, rank))
 
-    def _choose(self, chooser: random.Random, step: int, count: int) -> list[int]:
-        """Clip numbers, those of emphasised stories as much more often as `data.emphasis` says."""
-        emphasis = self.config.data.emphasis
-        if not emphasis:
+    def _choose(self, chooser: random.Random, step: int, count: int, task: str) -> list[int]:
+        """Clip numbers that suit a task, those of emphasised stories as much more often as `data.emphasis` says."""
+        emphasis, has_unnamed = self.config.data.emphasis, self.config.data.unnamed_share > 0
+        if not emphasis and not has_unnamed:
             return self.clips.choose(chooser, step, count)
         chosen: list[int] = []
+        tries = 0
         while len(chosen) < count:
             for index in self.clips.choose(chooser, step, count - len(chosen)):
+                tries += 1
                 words = story_words(self.clips.story(index))
                 factor = math.prod(factor for word, factor in emphasis.items() if word in words)
-                if chooser.random() * self._most < factor:
+                # A small pool may hold no clip that suits: better another one than none.
+                suits = not has_unnamed or tries > 100 * count or self._suits(index, task, chooser)
+                if suits and chooser.random() * self._most < factor:
                     chosen.append(index)
         return chosen
 
+    def _suits(self, index: int, task: str, chooser: random.Random) -> bool:
+        """Whether a clip may be drawn for a task: nobody can ask for an unnamed actor without its picture."""
+        unnamed = is_unnamed(self.clips.story(index))
+        if task != "subject":
+            return task in SHOWN_TASKS or not unnamed
+        share = self.config.data.unnamed_share
+        return unnamed or chooser.random() < NAMED_SUBJECTS * share / (1 - share)
+
     def validation_draw(self, task: str = "text") -> Draw:
-        """All validation clips, without caption dropout; always the same."""
+        """All validation clips that suit the task, without caption dropout; always the same."""
         chooser = random.Random(derive_seed("validation", self.config.seed, task))
-        return self._draw(task, self.clips.validation(), chooser, random.Random(0), None)
+        indices = self.clips.validation()
+        if self.config.data.unnamed_share > 0:
+            shown = task in SHOWN_TASKS or task == "subject"
+            indices = [index for index in indices if shown or not is_unnamed(self.clips.story(index))] or indices
+        return self._draw(task, indices, chooser, random.Random(0), None)
 
     def _draw(
         self, task: str, indices: list[int], chooser: random.Random, layout: random.Random, step: int | None
@@ -325,7 +345,7 @@ class BatchDrawer:
             text = action_caption(spec, chooser, language, style)  # type: ignore[arg-type]
         else:
             text = caption(spec, chooser, language, style, free_order=loose)  # type: ignore[arg-type]
-        if task == "subject" and num_subjects == 1:
+        if num_subjects == 1 and (task == "subject" or is_unnamed(spec)):
             text = name_the_subject(text, spec.actors[0].name, language)
         elif task == "subject":
             for number, actor in enumerate(spec.actors, 1):
@@ -355,6 +375,11 @@ class BatchDrawer:
         skipped = num_frames // 2 if from_mid_clip else 0
         vectors = camera_frame_vectors(segments, num_frames + skipped, amounts)
         return pool_camera(vectors[skipped:], self.scale_factor_temporal)
+
+
+def is_unnamed(spec: Any) -> bool:
+    """Whether the first actor of a Stage clip has no name."""
+    return spec.actors[0].name.startswith(UNNAMED)
 
 
 def story_words(spec: Any) -> set[str]:
@@ -516,6 +541,8 @@ def _actor_patterns(actor: str, language: str) -> list[re.Pattern[str]]:
     """What captions call an actor, the longest name first."""
     from videogen.data.stage.actors import load_actors
 
+    if actor.startswith(UNNAMED):
+        return [re.compile(rf"(\ban? |一个){actor}(?!\d)")]
     entry = load_actors()[actor]
     if language == "zh":
         names = [entry.name_zh, *entry.synonyms_zh, *entry.held_out_synonyms_zh]

@@ -46,6 +46,9 @@ class DataConfig(Section):
         action_caption_share: share of captions that tell only what happens, and neither scene nor light, where frames of the clip
             are given: the picture says the rest (Stage).
         caption_dropout: share of clips trained without text and camera, for guidance.
+        unnamed_share: share of clips whose first actor is one of the unnamed (Stage; `videogen stage fetch`). They are drawn only where a
+            picture shows the actor, as first or last image, keyframe, beginning or subject, and four of five subjects are such.
+        unnamed: folder of the unnamed actors; empty for the default place.
         emphasis: words of the rung's vocabulary (motions, camera commands, actors, ...) and how much more often than the others
             the clips that show them are drawn, e.g. `{jumps: 1.5, Static shot: 0.5}` (Stage).
     """
@@ -73,6 +76,8 @@ class DataConfig(Section):
     loose_caption_share: float = Field(default=0.0, ge=0, le=1)
     action_caption_share: float = Field(default=0.0, ge=0, le=1)
     caption_dropout: float = Field(default=0.12, ge=0, le=1)
+    unnamed_share: float = Field(default=0.0, ge=0, le=0.5)
+    unnamed: str = ""
     emphasis: dict[str, Annotated[float, Field(gt=0)]] = {}
 
     @model_validator(mode="after")
@@ -97,6 +102,10 @@ class DataConfig(Section):
         if self.source == "folder" and self.action_caption_share:
             raise ValueError(
                 "`data.action_caption_share` must be 0 when `data.source` is 'folder': only captions of Stage can be cut."
+            )
+        if self.source == "folder" and self.unnamed_share:
+            raise ValueError(
+                "`data.unnamed_share` must be 0 when `data.source` is 'folder': unnamed actors play in Stage."
             )
         if self.source == "folder" and not self.cache:
             raise ValueError("`data.cache` must name a folder when `data.source` is 'folder'; only Stage does without.")

@@ -23,6 +23,7 @@ import queue
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +33,11 @@ from torch import Tensor
 
 from videogen.data.allocator import keep_freed_memory
 from videogen.data.device import bfloat16_pays
+from videogen.data.stage.actors import UNNAMED
 from videogen.training.config import DataConfig
 
 if TYPE_CHECKING:
-    from videogen.data.stage import ClipSpec
+    from videogen.data.stage import Cast, ClipSpec
 
 FORMAT = 2
 
@@ -55,7 +57,7 @@ def fingerprint(data: DataConfig, seed: int, vae: torch.nn.Module) -> dict[str, 
         digest.update(name.encode())
         digest.update(tensor.detach().float().cpu().numpy().tobytes())
     keys = ["source", "num_frames", "height", "width", "fps", "shard_size", "mid_clip_share"]
-    keys += ["rung"] if data.source == "stage" else ["path", "captions"]
+    keys += ["rung", "unnamed_share"] if data.source == "stage" else ["path", "captions"]
     return {"format": FORMAT, "seed": seed, "vae": digest.hexdigest()[:16], **{key: getattr(data, key) for key in keys}}
 
 
@@ -81,6 +83,23 @@ def encode_images(vae: torch.nn.Module, frames: Tensor) -> Tensor:
     return encode(vae, images).unflatten(0, (batch, count)).squeeze(3).transpose(1, 2).contiguous()
 
 
+@lru_cache(maxsize=4)
+def _unnamed(folder: str) -> Cast:
+    from videogen.data.stage import Cast
+    from videogen.data.stage.actors import load_unnamed_sprites
+
+    return Cast(load_unnamed_sprites(folder or None))
+
+
+def stage_cast(data: DataConfig) -> Cast | None:
+    """Who plays in the clips of a run; None for the named actors alone.
+
+    Raises:
+        ValueError: there are to be unnamed actors, and they have not been fetched.
+    """
+    return _unnamed(data.unnamed) if data.unnamed_share > 0 else None
+
+
 def clip_story(data: DataConfig, seed: int, number: int) -> tuple[ClipSpec, list[ClipSpec], bool]:
     """What a clip of Stage shows; the picture of each of its actors elsewhere; whether a window is cut from its middle."""
     from videogen.data.stage import rungs, sample_spec
@@ -93,7 +112,14 @@ def clip_story(data: DataConfig, seed: int, number: int) -> tuple[ClipSpec, list
         while len(vocabulary.scenes) > 1 and other.scene == spec.scene:
             other = sample_spec(generator, vocabulary)
         poses.append(replace(other, actors=(replace(other.actors[0], name=shown.name),), relation=None, event=None))
-    return spec, poses, generator.random() < data.mid_clip_share
+    long = generator.random() < data.mid_clip_share
+    cast = stage_cast(data)
+    if cast is not None and generator.random() < data.unnamed_share:
+        name = f"{UNNAMED}{generator.randrange(cast.num_unnamed)}"
+        spec, poses[0] = (
+            replace(some, actors=(replace(some.actors[0], name=name), *some.actors[1:])) for some in (spec, poses[0])
+        )
+    return spec, poses, long
 
 
 def _stage_shard(
@@ -104,7 +130,7 @@ def _stage_shard(
     stories = [clip_story(data, seed, index) for index in indices]
     specs, max_actors = [spec for spec, _, _ in stories], rungs()[data.rung].max_actors
     size: dict[str, Any] = {"height": data.height, "width": data.width, "fps": data.fps}
-    size["device"] = next(vae.parameters()).device
+    size |= {"device": next(vae.parameters()).device, "cast": stage_cast(data)}
     parts: dict[str, list[Tensor]] = {"clips": [], "guides": [], "references": [], "windows": []}
     for start in range(0, len(specs), data.encode_batch_size):
         some = slice(start, start + data.encode_batch_size)
@@ -191,6 +217,7 @@ def build_cache(
     wanted, manifest = fingerprint(data, seed, vae), folder / "cache.json"
     if manifest.is_file():
         found = json.loads(manifest.read_text())
+        found.setdefault("unnamed_share", 0.0)  # caches of before it was there
         different = [key for key in wanted if found.get(key) != wanted[key]]
         if different:
             key = different[0]

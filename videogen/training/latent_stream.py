@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from videogen.data.device import to_device
-from videogen.data.stage import RenderPlan, plan_clips, render_plan, rungs, sample_spec
+from videogen.data.stage import RenderPlan, plan_clips, render_plan, rungs
 from videogen.training.batches import Batch, BatchDrawer, Draw, assemble, tokenize
 from videogen.training.config import TrainConfig
-from videogen.training.latent_cache import clip_story, encode, encode_images, guide_frames
+from videogen.training.latent_cache import clip_story, encode, encode_images, guide_frames, stage_cast
 from videogen.training.prefetch import Prefetcher
 
 
@@ -85,7 +85,7 @@ class StreamClips:
         return []
 
     def story(self, index: int) -> Any:
-        return sample_spec(random.Random(f"clip {self.config.clip_seed} {index}"), rungs()[self.config.data.rung])
+        return clip_story(self.config.data, self.config.clip_seed, index)[0]
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,7 @@ class LatentPool:
         data = config.data
         param = next(vae.parameters())
         self.config, self.clips, self.vae, self.device = config, clips, vae, param.device
+        self.cast = stage_cast(data)
         scale_t, scale_s = vae.config.scale_factor_temporal, vae.config.scale_factor_spatial
         size = (data.height // scale_s, data.width // scale_s)
         channels = vae.config.latent_channels
@@ -199,11 +200,11 @@ class LatentPool:
     def add(self, plan: GroupPlan, numbers: Sequence[int]) -> None:
         """Renders and encodes a group into the places of its clips."""
         rows = to_device(self._rows("clips", np.array(numbers, np.int64)), self.device)
-        video = render_plan(plan.clips, self.device).video
+        video = render_plan(plan.clips, self.device, self.cast).video
         self.tensors["clips"][rows] = self._encode(video)
         self.tensors["guides"][rows] = encode_images(self.vae, video[:, :, self.guide_frames])
         if plan.references is not None:
-            pictures = render_plan(plan.references, self.device).video
+            pictures = render_plan(plan.references, self.device, self.cast).video
             latents = self._encode(pictures)[:, :, 0]
             found = latents.new_zeros(len(rows) * self.clips.max_references, *latents.shape[1:])
             found[to_device(plan.reference_rows, self.device)] = latents
@@ -212,7 +213,7 @@ class LatentPool:
             # Clip i of a group is window i of it.
             group = numbers[0] // self.clips.num_processes // self.clips.group_size
             first = group % self.clips.num_groups * self.clips.group_windows
-            video = render_plan(plan.windows, self.device).video[:, :, -self.config.data.num_frames :]
+            video = render_plan(plan.windows, self.device, self.cast).video[:, :, -self.config.data.num_frames :]
             self.tensors["windows"][first : first + len(video)] = self._encode(video)
 
     def _encode(self, video: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from PIL import Image
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "stage"
 ACTOR_SIZE = 64  # pixels
+UNNAMED = "unnamed "  # and a number: what unnamed actors are called
 UNNAMED_FILE = "unnamed_actors.npy"
 
 

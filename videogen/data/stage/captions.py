@@ -10,7 +10,7 @@ import random
 import re
 from typing import Literal
 
-from videogen.data.stage.actors import load_actors
+from videogen.data.stage.actors import UNNAMED, load_actors
 from videogen.data.stage.vocabulary import ClipSpec
 
 Language = Literal["en", "zh"]
@@ -195,6 +195,8 @@ def _pick(generator: random.Random, choices: tuple[list, list], held_out: bool):
 
 
 def _actor_names(generator: random.Random, name: str, language: Language, held_out: bool) -> str:
+    if name.startswith(UNNAMED):
+        return name  # to be replaced: who has no name is told by a picture
     actor = load_actors()[name]
     if language == "en":
         used, kept = [actor.name, *actor.synonyms_en], actor.held_out_synonyms_en

@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from videogen.data.stage.actors import UNNAMED
 from videogen.data.stage.render import render_with_truth
-from videogen.data.stage.textures import UNNAMED, Cast
+from videogen.data.stage.textures import Cast
 from videogen.data.stage.vocabulary import ClipSpec, rungs, sample_spec
 
 

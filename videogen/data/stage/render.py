@@ -443,9 +443,10 @@ def render(
     width: int = 96,
     fps: float = 12.0,
     device: str | torch.device = "cpu",
+    cast: Cast | None = None,
 ) -> Tensor:
     """The pictures of `render_with_truth` alone: [B, 3, F, H, W], -1..1."""
-    return render_with_truth(specs, num_frames, height, width, fps, device).video
+    return render_with_truth(specs, num_frames, height, width, fps, device, cast).video
 
 
 def to_frames(clip: Tensor) -> np.ndarray:

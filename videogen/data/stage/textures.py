@@ -14,11 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videogen.data.stage.actors import ACTOR_SIZE, load_sprite
+from videogen.data.stage.actors import ACTOR_SIZE, UNNAMED, load_sprite
 from videogen.data.stage.scenery import paint_scene, plane_size
-
-UNNAMED = "unnamed "
-"""Unnamed actors are called this and their number."""
 
 FAR_CHANNELS, SCENE_CHANNELS = 3, 11
 """A scene's texture: RGB of the far plane (opaque), premultiplied RGBA of the middle and of the near one."""
