@@ -15,10 +15,8 @@ from videogen.conditioning.camera import camera_vectors
 from videogen.data.stage import ClipSpec, held_out_pairs, rungs
 from videogen.data.stage.actors import strangers
 from videogen.evaluation.stage.pictures import jump, nearest_frames, psnr
+from videogen.evaluation.stage_shape import DEFAULT_SHAPE, ClipShape, clip_shape
 from videogen.evaluation.stage_task_prompts import (
-    FPS,
-    NUM_FRAMES,
-    NUM_NEW_FRAMES,
     SPEEDS,
     TASKS,
     known_strangers,
@@ -40,7 +38,7 @@ from videogen.evaluation.stage_tasks import (
 
 
 def judged(prompt, frames):
-    return judge(prompt, frames, FPS).right
+    return judge(prompt, frames, DEFAULT_SHAPE.fps).right
 
 
 def first(task: str, kind: str, rung: str = "rung1", **asked):
@@ -138,8 +136,8 @@ def test_a_cut_after_the_picture_is_seen():
 def test_the_last_picture_is_reached_or_not():
     prompt = first("last", "last", motion="moves left")
     frames = true_clip(prompt)
-    assert judge(prompt, frames, FPS).values == {"psnr": 60.0}
-    assert judge(prompt, frames[::-1], FPS).right == {"reached": False}
+    assert judge(prompt, frames, DEFAULT_SHAPE.fps).values == {"psnr": 60.0}
+    assert judge(prompt, frames[::-1], DEFAULT_SHAPE.fps).right == {"reached": False}
 
 
 def test_keyframes_have_their_order():
@@ -175,11 +173,11 @@ def test_two_subjects_may_change_places():
 
 def test_joins_of_an_extension():
     # Windows of 17 frames that take over 9 each; one of any length is made at once.
-    assert extension_joins(17) == [17, 25, 33, 41, 49, 57]
-    assert extension_joins(97)[0] == NUM_FRAMES
+    assert extension_joins(ClipShape(17)) == [17, 25, 33, 41, 49, 57]
+    assert extension_joins(ClipShape(33, 16.0)) == [33, 49, 65, 81, 97, 113]
     prompt = first("extend", "extend", motion="jumps")
     frames = true_clip(prompt)
-    assert len(frames) == NUM_FRAMES + NUM_NEW_FRAMES
+    assert len(frames) == 17 + 48
     right = judged(prompt, frames)
     assert all(right.values()), right
     end = frames[41:]
@@ -200,15 +198,42 @@ def test_a_camera_is_as_fast_as_asked():
                 for prompt in task_prompts("dev", "rung1", "camera", 40)
                 if prompt.kind == "speed" and prompt.given["command"] == command and prompt.given["amount"] == amount
             )
-            values = judge(prompt, true_clip(prompt), FPS).values
+            values = judge(prompt, true_clip(prompt), DEFAULT_SHAPE.fps).values
             assert values["asked"] == amount and abs(values["measured"] - amount) < 0.15, (command, values)
-    backwards = judge(prompt, true_clip(prompt)[::-1], FPS).values
+    backwards = judge(prompt, true_clip(prompt)[::-1], DEFAULT_SHAPE.fps).values
     assert backwards["measured"] < -1
+
+
+def test_longer_clips_are_judged_by_longer_ones(tmp_path):
+    """A model that makes 33 frames at 16 a second is given, and compared with, pictures from such clips."""
+    known = {**rungs()["rung1"].to_dict(), "num_frames": [17, 33], "fps": [16]}
+    (tmp_path / "vocabulary.json").write_text(json.dumps(known))
+    shape = clip_shape(tmp_path)
+    assert shape == ClipShape(33, 16.0) and clip_shape(tmp_path / "none") == DEFAULT_SHAPE
+    assert [shape.frame(number) for number in (0, 5, 16)] == [0, 10, 32]
+    chosen = [
+        first("image", "motion", motion="moves left"), first("keyframes", "keyframes"), first("last", "last"),
+        first("subject", "one", motion="moves left"), first("camera", "command"),
+    ]  # fmt: skip
+    for prompt in chosen:
+        frames = true_clip(prompt, shape)
+        right = judge(prompt, frames, shape.fps, shape).right
+        assert len(frames) == 33 and right and all(right.values()), (prompt.task, right)
+    given = stage_tasks._given(chosen[1], shape, 4)["keyframes"]
+    frames = true_clip(chosen[1], shape)
+    for (time, picture), number in zip(given.items(), chosen[1].given["keyframes"], strict=True):
+        assert time == 2 * number / 16 and np.array_equal(picture, frames[2 * number])
+    extended = first("extend", "extend", motion="stays")
+    frames = true_clip(extended, shape)
+    given = stage_tasks._given(extended, shape, 4)
+    assert len(given["video"]) == 33 and given["num_frames"] == 96 and len(frames) == 129
+    right = judge(extended, frames, shape.fps, shape).right
+    assert all(right.values()), right
 
 
 def test_vectors_are_those_of_the_command_times_its_amount():
     prompt = next(p for p in task_prompts("dev", "rung1", "camera", 9) if p.kind == "speed")
-    given = stage_tasks._given(prompt, 17, 4)["camera"]
+    given = stage_tasks._given(prompt, DEFAULT_SHAPE, 4)["camera"]
     expected = camera_vectors(((prompt.given["command"],),), 17)
     moves = [0, 1, 2, 3, 4, 5]
     assert np.allclose(given[:, moves], expected[:, moves] * prompt.given["amount"])

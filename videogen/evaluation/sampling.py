@@ -34,6 +34,7 @@ from videogen.evaluation.collection import (
     read_manifest,
 )
 from videogen.evaluation.spread import JobFailed, spread
+from videogen.evaluation.stage_shape import clip_shape
 from videogen.evaluation.stage_suite import model_folder, true_clip
 from videogen.evaluation.suite import FLICKERING_SAMPLES, Entry, Suite, clip_seed, num_samples
 from videogen.receipt import weights_sha256
@@ -272,7 +273,8 @@ def _sample(job: Mapping[str, Any]) -> dict[str, Any]:
     extra: dict[str, Any] = {}
     if settings["source"] == "renders":
         assert entry.stage is not None
-        frames, fps = true_clip(str(entry.stage["id"]), job["index"]), 12.0
+        shape = clip_shape(model_folder(settings["model"] or ""))
+        frames, fps = true_clip(str(entry.stage["id"]), job["index"], shape), shape.fps
     else:
         frames, fps, extra = _generate(entry, job["seed"], settings, folder / PICTURE_FOLDER)
     path = folder / VIDEO_FOLDER / job["file"]

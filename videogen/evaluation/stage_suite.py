@@ -32,6 +32,7 @@ from videogen.data.stage.vocabulary import LIGHTS, ActorSpec, ClipSpec, Vocabula
 from videogen.data.video import read_video
 from videogen.evaluation.clip_jobs import Work, claim, run_jobs
 from videogen.evaluation.stage import check
+from videogen.evaluation.stage_shape import DEFAULT_SHAPE, ClipShape, clip_shape
 from videogen.evaluation.statistics import wilson
 
 ATTRIBUTES = ("actor", "scene", "light", "motion", "speed", "camera", "count", "relation", "event", "identity", "all")
@@ -216,6 +217,7 @@ def run_suite(
         "suite": suite_hash(settings.split),
         "prompts_version": PROMPTS_VERSION,
         "weights": None if settings.source == "renders" else weights_hash(settings.model),
+        **asdict(clip_shape(model_folder(settings.model))),
         **asdict(settings),
     }
     about = json.loads(json.dumps(about))
@@ -279,8 +281,9 @@ def judge(prompt: Prompt, clip: Path, name: str, index: int, vocabulary: Vocabul
 
 def _clip_maker(settings: SuiteSettings) -> Callable[[Sequence[tuple[Prompt, int]]], list[tuple[np.ndarray, float]]]:
     """A function from jobs to frames (uint8 [F, H, W, 3]) and their rate."""
+    shape = clip_shape(model_folder(settings.model))
     if settings.source == "renders":
-        return lambda jobs: [(to_frames(_true_clip(prompt, index)[0]), 12.0) for prompt, index in jobs]
+        return lambda jobs: [(to_frames(_true_clip(prompt, index, shape)[0]), shape.fps) for prompt, index in jobs]
     if settings.source == "tokenizer":
         from tokenizer3d import CausalVideoAutoencoder
 
@@ -288,9 +291,9 @@ def _clip_maker(settings: SuiteSettings) -> Callable[[Sequence[tuple[Prompt, int
 
         @torch.no_grad()
         def reconstruct(jobs: Sequence[tuple[Prompt, int]]) -> list[tuple[np.ndarray, float]]:
-            video = torch.cat([_true_clip(prompt, index) for prompt, index in jobs]).to(settings.device)
+            video = torch.cat([_true_clip(prompt, index, shape) for prompt, index in jobs]).to(settings.device)
             decoded = vae.decode(vae.encode(video).latents).sample.float().cpu()
-            return [(to_frames(clip), 12.0) for clip in decoded]
+            return [(to_frames(clip), shape.fps) for clip in decoded]
 
         return reconstruct
     from videogen.diffusion.sampling import sampling_sigmas
@@ -317,7 +320,7 @@ def _clip_maker(settings: SuiteSettings) -> Callable[[Sequence[tuple[Prompt, int
         pipe.scheduler.set_timesteps(sigmas=sampling_sigmas(steps), device=settings.device)
         sigma = float(pipe.scheduler.sigmas[settings.true_steps])
         generator = torch.Generator().manual_seed(clip_seed(prompt, index))
-        latents = pipe.encode_video(_true_clip(prompt, index))
+        latents = pipe.encode_video(_true_clip(prompt, index, shape))
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         noisy = (1 - sigma) * latents + sigma * noise
         pipe.resume_from = Checkpoint(0, settings.true_steps, noisy, generator.get_state())
@@ -340,14 +343,15 @@ def _clip_maker(settings: SuiteSettings) -> Callable[[Sequence[tuple[Prompt, int
     return sample
 
 
-def _true_clip(prompt: Prompt, index: int) -> torch.Tensor:
+def _true_clip(prompt: Prompt, index: int, shape: ClipShape) -> torch.Tensor:
     """A render of what the prompt asks for, [1, 3, F, H, W]; every seed another one."""
-    return render([replace(ClipSpec.from_json(prompt.spec), seed=clip_seed(prompt, index))])
+    spec = replace(ClipSpec.from_json(prompt.spec), seed=clip_seed(prompt, index))
+    return render([spec], num_frames=shape.num_frames, fps=shape.fps)
 
 
-def true_clip(prompt_id: str, index: int) -> np.ndarray:
+def true_clip(prompt_id: str, index: int, shape: ClipShape = DEFAULT_SHAPE) -> np.ndarray:
     """A render of what a prompt asks for, uint8 [F, H, W, 3]; every index another one."""
-    return to_frames(_true_clip(_by_id(prompt_id), index)[0])
+    return to_frames(_true_clip(_by_id(prompt_id), index, shape)[0])
 
 
 def reference_picture(prompt_id: str) -> Any:

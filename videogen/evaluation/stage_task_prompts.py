@@ -30,6 +30,7 @@ from videogen.data.stage.vocabulary import (
     rungs,
     sample_spec,
 )
+from videogen.evaluation.stage_shape import DEFAULT_SHAPE, ClipShape
 
 TASKS = ("image", "last", "keyframes", "subject", "extend", "camera")
 TASKS_VERSION = 1
@@ -39,11 +40,8 @@ NUM_STRANGERS = 40
 SPEEDS = (0.5, 0.75, 1.0, 1.25, 1.5)
 """Amounts of a camera vector, in units of a command's standard speed; training shows 0.88 to 1.15."""
 
-NUM_FRAMES, FPS = 17, 12.0
-"""Of a rendered clip; all rungs have them."""
-
-NUM_NEW_FRAMES = 3 * (NUM_FRAMES - 1)
-"""By which an extension makes a clip longer: three times its duration."""
+EXTENSION = 3
+"""So many times its duration an extension adds to a clip."""
 
 _HASHED = 20  # prompts of each task
 _IN_PLACE = ("stays", "jumps", "spins", "shakes")
@@ -64,7 +62,7 @@ class TaskPrompt:
         asked: What a checker of Stage is asked, see `videogen.evaluation.stage.check`.
         spec: The true clip as JSON; given pictures and clips are cut from it.
         references: Pictures of subjects as JSON of clips, whose first frames they are.
-        given: Frame numbers of `keyframes`; `command`, and the `amount` that its vector has.
+        given: Frame numbers of `keyframes`, of a clip of the default shape; `command`, and the `amount` that its vector has.
     """
 
     id: str
@@ -128,10 +126,15 @@ def seed_of(prompt: TaskPrompt) -> int:
     return int.from_bytes(hashlib.sha256(prompt.id.encode()).digest()[:4], "big") >> 1
 
 
-def true_clip(prompt: TaskPrompt) -> np.ndarray:
+def num_new_frames(shape: ClipShape) -> int:
+    """By which an extension makes a clip of this shape longer."""
+    return EXTENSION * (shape.num_frames - 1)
+
+
+def true_clip(prompt: TaskPrompt, shape: ClipShape = DEFAULT_SHAPE) -> np.ndarray:
     """A render of what is asked for, uint8 [F, H, W, 3]; of an extension the old and the new frames."""
-    num_frames = NUM_FRAMES + (NUM_NEW_FRAMES if prompt.task == "extend" else 0)
-    fps = FPS
+    num_frames = shape.num_frames + (num_new_frames(shape) if prompt.task == "extend" else 0)
+    fps = shape.fps
     if prompt.kind == "speed":
         # In fewer pictures a second everything moves further from one to the next: the renderer has but one speed for each command, or nearly.
         fps *= camera_amounts(ClipSpec.from_json(prompt.spec))[0][0] / prompt.given["amount"]
@@ -140,7 +143,7 @@ def true_clip(prompt: TaskPrompt) -> np.ndarray:
 
 def reference_pictures(prompt: TaskPrompt) -> list[np.ndarray]:
     """The pictures of the subjects, uint8 [H, W, 3]."""
-    return [_pixels(reference, 1, FPS)[0] for reference in prompt.references]
+    return [_pixels(reference, 1, DEFAULT_SHAPE.fps)[0] for reference in prompt.references]
 
 
 @lru_cache(maxsize=4)
@@ -196,7 +199,7 @@ def _keyframes(name: str, rung: str, generator: random.Random, index: int) -> Ta
 
     spec = _drawn(generator, rungs()[rung], fits)
     text = caption(spec, generator, _language(generator), _style(index))
-    least, last = NUM_FRAMES // 4, NUM_FRAMES - 1
+    least, last = DEFAULT_SHAPE.num_frames // 4, DEFAULT_SHAPE.num_frames - 1
     while True:
         frames = sorted(generator.sample(range(last + 1), 2 + index % 2))
         if min(np.diff(frames)) >= least:

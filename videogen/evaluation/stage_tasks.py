@@ -25,16 +25,15 @@ from videogen.evaluation.clip_jobs import Work, claim, run_jobs
 from videogen.evaluation.stage import check, look, nearest_actor
 from videogen.evaluation.stage.checks import Verdict
 from videogen.evaluation.stage.pictures import Jump, jump, nearest_frames, psnr
+from videogen.evaluation.stage_shape import DEFAULT_SHAPE, ClipShape, clip_shape
 from videogen.evaluation.stage_suite import Source, model_folder, weights_hash
 from videogen.evaluation.stage_task_prompts import (
-    FPS,
-    NUM_FRAMES,
-    NUM_NEW_FRAMES,
     TASKS,
     TASKS_VERSION,
     TaskPrompt,
     known_strangers,
     left_out,
+    num_new_frames,
     prompts_hash,
     reference_pictures,
     seed_of,
@@ -167,6 +166,7 @@ def run_tasks(
         "prompts": prompts_hash(settings.split, settings.rung),
         "prompts_version": TASKS_VERSION,
         "weights": None if settings.source == "renders" else weights_hash(settings.model),
+        **asdict(_shape(settings)),
         **asdict(settings),
     }
     about = json.loads(json.dumps(about))
@@ -184,22 +184,32 @@ def _clip_name(prompt: TaskPrompt) -> str:
 
 
 def _made_clips(settings: TaskSettings, prompts: list[TaskPrompt]) -> Iterator[tuple[TaskPrompt, np.ndarray, float]]:
-    make = {"model": _generator, "renders": lambda _: lambda p: (true_clip(p), FPS), "tokenizer": _reconstructor}
+    make = {"model": _generator, "renders": _renderer, "tokenizer": _reconstructor}
     clip_of = make[settings.source](settings)
     for prompt in prompts:
         yield prompt, *clip_of(prompt)
+
+
+def _shape(settings: TaskSettings) -> ClipShape:
+    return clip_shape(model_folder(settings.model))
+
+
+def _renderer(settings: TaskSettings) -> Callable[[TaskPrompt], tuple[np.ndarray, float]]:
+    shape = _shape(settings)
+    return lambda prompt: (true_clip(prompt, shape), shape.fps)
 
 
 def _reconstructor(settings: TaskSettings) -> Callable[[TaskPrompt], tuple[np.ndarray, float]]:
     from tokenizer3d import CausalVideoAutoencoder
 
     vae = CausalVideoAutoencoder.from_pretrained(model_folder(settings.model) / "vae").eval().to(settings.device)
+    shape = _shape(settings)
 
     @torch.no_grad()
     def reconstruct(prompt: TaskPrompt) -> tuple[np.ndarray, float]:
-        video = torch.from_numpy(true_clip(prompt)).permute(3, 0, 1, 2)[None] / 127.5 - 1  # [1, 3, F, H, W]
+        video = torch.from_numpy(true_clip(prompt, shape)).permute(3, 0, 1, 2)[None] / 127.5 - 1  # [1, 3, F, H, W]
         decoded = vae.decode(vae.encode(video.to(settings.device)).latents).sample[0].float().cpu()
-        return to_frames(decoded), FPS
+        return to_frames(decoded), shape.fps
 
     return reconstruct
 
@@ -226,9 +236,10 @@ def _generator(settings: TaskSettings) -> Callable[[TaskPrompt], tuple[np.ndarra
         each.set_progress_bar_config(disable=True)
     names = ("num_inference_steps", "guidance_scale", "literal_prompt", "quality")
     options = {name: getattr(settings, name) for name in names}
+    shape = _shape(settings)
 
     def generate(prompt: TaskPrompt) -> tuple[np.ndarray, float]:
-        given = _given(prompt, pipe.trained_num_frames or NUM_FRAMES, pipe.scale_factor_temporal)
+        given = _given(prompt, shape, pipe.scale_factor_temporal)
         generators = [torch.Generator().manual_seed(seed_of(prompt))]
         output = pipes[prompt.task](prompt.prompt, generator=generators, **given, **options)
         return output.uint8()[0], output.fps
@@ -236,40 +247,34 @@ def _generator(settings: TaskSettings) -> Callable[[TaskPrompt], tuple[np.ndarra
     return generate
 
 
-def _given(prompt: TaskPrompt, num_frames: int, scale_factor_temporal: int) -> dict[str, Any]:
+def _given(prompt: TaskPrompt, shape: ClipShape, scale_factor_temporal: int) -> dict[str, Any]:
     """What a pipeline gets besides the text."""
     if prompt.kind == "command":
         return {}
     if prompt.kind == "speed":
         segments, amounts = ((prompt.given["command"],),), ((prompt.given["amount"],),)
-        vectors = camera_frame_vectors(segments, num_frames, amounts)
+        vectors = camera_frame_vectors(segments, shape.num_frames, amounts)
         return {"camera": pool_camera(vectors, scale_factor_temporal)}
     if prompt.task == "subject":
         return {"subject_images": reference_pictures(prompt)}
-    clip = true_clip(prompt)
+    clip = true_clip(prompt, shape)
     if prompt.task == "image":
         return {"image": clip[0]}
     if prompt.task == "last":
         return {"last_image": clip[-1]}
     if prompt.task == "keyframes":
-        return {"keyframes": {number / FPS: clip[number] for number in prompt.given["keyframes"]}}
-    return {"video": clip[:NUM_FRAMES], "video_fps": FPS, "num_frames": NUM_NEW_FRAMES}
+        numbers = [shape.frame(number) for number in prompt.given["keyframes"]]
+        return {"keyframes": {number / shape.fps: clip[number] for number in numbers}}
+    return {"video": clip[: shape.num_frames], "video_fps": shape.fps, "num_frames": num_new_frames(shape)}
 
 
 def _judge_file(settings: TaskSettings, prompt: TaskPrompt, clip: Path) -> dict[str, Any]:
     try:
         video = read_video(clip)
-        found = judge(prompt, video.frames, video.fps, _trained_num_frames(settings))
+        found = judge(prompt, video.frames, video.fps, _shape(settings))
     except ValueError:
         found = _nothing(prompt)
     return {"prompt": prompt.id, "task": prompt.task, "kind": prompt.kind, **asdict(found)}
-
-
-def _trained_num_frames(settings: TaskSettings) -> int:
-    """The window in which a model makes an extension."""
-    path = model_folder(settings.model) / "vocabulary.json"
-    lengths = json.loads(path.read_text(encoding="utf-8")).get("num_frames") if path.is_file() else None
-    return max(lengths) if lengths else NUM_FRAMES
 
 
 @dataclass(frozen=True)
@@ -281,29 +286,28 @@ class Judgement:
     seen: dict[str, Any]
 
 
-def judge(prompt: TaskPrompt, frames: np.ndarray, fps: float, window: int = NUM_FRAMES) -> Judgement:
+def judge(prompt: TaskPrompt, frames: np.ndarray, fps: float, shape: ClipShape = DEFAULT_SHAPE) -> Judgement:
     """Judges a clip, uint8 [F, H, W, 3], against what its prompt asked for and gave.
 
     Args:
         prompt: The clip's.
         frames: Decoded from its file.
         fps: Frames per second.
-        window: Frames that an extension is made of at a time, the model's trained length.
+        shape: Of the model's own clips, and so of the pictures and clips that it was given.
 
     Raises:
         ValueError: Frames that the checkers refuse, or fewer than the task makes.
     """
     vocabulary = rungs()[prompt.rung]
-    judges = {
+    judges: dict[str, Callable[[TaskPrompt, np.ndarray, float, Vocabulary, ClipShape], Judgement]] = {
         "image": _judge_image,
         "last": _judge_last,
         "keyframes": _judge_keyframes,
         "subject": _judge_subject,
+        "extend": _judge_extension,
         "camera": _judge_command if prompt.kind == "command" else _judge_speed,
     }
-    if prompt.task == "extend":
-        return _judge_extension(prompt, frames, fps, vocabulary, window)
-    return judges[prompt.task](prompt, frames, fps, vocabulary)
+    return judges[prompt.task](prompt, frames, fps, vocabulary, shape)
 
 
 def _nothing(prompt: TaskPrompt) -> Judgement:
@@ -328,8 +332,10 @@ def _kept(prompt: TaskPrompt, frames: np.ndarray, fps: float, vocabulary: Vocabu
     return check(frames, fps, asked, vocabulary)
 
 
-def _judge_image(prompt: TaskPrompt, frames: np.ndarray, fps: float, vocabulary: Vocabulary) -> Judgement:
-    picture = true_clip(prompt)[0]
+def _judge_image(
+    prompt: TaskPrompt, frames: np.ndarray, fps: float, vocabulary: Vocabulary, shape: ClipShape
+) -> Judgement:
+    picture = true_clip(prompt, shape)[0]
     late = _kept(prompt, frames[-max(_LEAST_FRAMES, math.ceil(len(frames) / 4)) :], fps, vocabulary)
     verdicts = check(frames, fps, prompt.asked, vocabulary)
     begins = psnr(frames[0], picture)
@@ -347,15 +353,19 @@ def _judge_image(prompt: TaskPrompt, frames: np.ndarray, fps: float, vocabulary:
     return Judgement(right, {"first psnr": begins}, seen)
 
 
-def _judge_last(prompt: TaskPrompt, frames: np.ndarray, fps: float, vocabulary: Vocabulary) -> Judgement:
-    reached = psnr(frames[-1], true_clip(prompt)[-1])
+def _judge_last(
+    prompt: TaskPrompt, frames: np.ndarray, fps: float, vocabulary: Vocabulary, shape: ClipShape
+) -> Judgement:
+    reached = psnr(frames[-1], true_clip(prompt, shape)[-1])
     return Judgement({"reached": reached >= LEAST_PSNR}, {"psnr": reached}, {})
 
 
-def _judge_keyframes(prompt: TaskPrompt, frames: np.ndarray, fps: float, vocabulary: Vocabulary) -> Judgement:
-    numbers = prompt.given["keyframes"]
-    pictures = [true_clip(prompt)[number] for number in numbers]
-    due = [min(len(frames) - 1, round(number / FPS * fps)) for number in numbers]
+def _judge_keyframes(
+    prompt: TaskPrompt, frames: np.ndarray, fps: float, vocabulary: Vocabulary, shape: ClipShape
+) -> Judgement:
+    numbers = [shape.frame(number) for number in prompt.given["keyframes"]]
+    pictures = [true_clip(prompt, shape)[number] for number in numbers]
+    due = [min(len(frames) - 1, round(number / shape.fps * fps)) for number in numbers]
     nearest = nearest_frames(frames, pictures)
     in_time = all(abs(at - number) <= _LATE for at, number in zip(nearest, due, strict=True))
     likeness = [psnr(frames[number], picture) for number, picture in zip(due, pictures, strict=True)]
@@ -363,7 +373,9 @@ def _judge_keyframes(prompt: TaskPrompt, frames: np.ndarray, fps: float, vocabul
     return Judgement({"order": in_time and ordered}, {"psnr": float(np.mean(likeness))}, {"due": due, "at": nearest})
 
 
-def _judge_subject(prompt: TaskPrompt, frames: np.ndarray, fps: float, vocabulary: Vocabulary) -> Judgement:
+def _judge_subject(
+    prompt: TaskPrompt, frames: np.ndarray, fps: float, vocabulary: Vocabulary, shape: ClipShape
+) -> Judgement:
     verdicts = check(frames, fps, prompt.asked, vocabulary)
     seen = {name: verdict.seen for name, verdict in verdicts.items()}
     if prompt.kind == "two":
@@ -380,34 +392,38 @@ def _judge_subject(prompt: TaskPrompt, frames: np.ndarray, fps: float, vocabular
 
 
 def _judge_extension(
-    prompt: TaskPrompt, frames: np.ndarray, fps: float, vocabulary: Vocabulary, window: int
+    prompt: TaskPrompt, frames: np.ndarray, fps: float, vocabulary: Vocabulary, shape: ClipShape
 ) -> Judgement:
-    late = _kept(prompt, frames[-NUM_FRAMES:], fps, vocabulary)
-    worst: Jump = jump(frames, extension_joins(window))
+    late = _kept(prompt, frames[-shape.num_frames :], fps, vocabulary)
+    worst: Jump = jump(frames, extension_joins(shape))
     right = {name: late[name].right for name in ("actor", "scene")}
     right["kept"] = all(right.values())
     right["no jump"] = worst.smooth
     return Judgement(right, asdict(worst), {name: verdict.seen for name, verdict in late.items()})
 
 
-def extension_joins(window: int = NUM_FRAMES) -> list[int]:
-    """The frames of an extended clip that are the first of a newly made part, for a model of that trained length."""
+def extension_joins(shape: ClipShape = DEFAULT_SHAPE) -> list[int]:
+    """The frames of an extended clip that are the first of a newly made part, for a model whose own clips have that shape."""
     from videogen_pipelines.requests import extension_overlap, plan_windows
 
-    overlap = extension_overlap(window, _FRAMES_A_LATENT, NUM_FRAMES)
+    overlap = extension_overlap(shape.num_frames, _FRAMES_A_LATENT, shape.num_frames)
     joins, end = [], overlap
-    for start, length in plan_windows(overlap + NUM_NEW_FRAMES, window, _FRAMES_A_LATENT):
-        joins.append(NUM_FRAMES - overlap + end)
+    for start, length in plan_windows(overlap + num_new_frames(shape), shape.num_frames, _FRAMES_A_LATENT):
+        joins.append(shape.num_frames - overlap + end)
         end = start + length
     return joins
 
 
-def _judge_command(prompt: TaskPrompt, frames: np.ndarray, fps: float, vocabulary: Vocabulary) -> Judgement:
+def _judge_command(
+    prompt: TaskPrompt, frames: np.ndarray, fps: float, vocabulary: Vocabulary, shape: ClipShape
+) -> Judgement:
     verdict = check(frames, fps, prompt.asked, vocabulary)["camera"]
     return Judgement({"obeyed": verdict.right}, {}, {"command": prompt.given["command"], "camera": verdict.seen})
 
 
-def _judge_speed(prompt: TaskPrompt, frames: np.ndarray, fps: float, vocabulary: Vocabulary) -> Judgement:
+def _judge_speed(
+    prompt: TaskPrompt, frames: np.ndarray, fps: float, vocabulary: Vocabulary, shape: ClipShape
+) -> Judgement:
     camera = look(frames, fps, prompt.asked, vocabulary).camera
     sign = prompt.given["sign"]
     rate = None if camera is None else camera.alone(prompt.given["component"], sign)
