@@ -501,8 +501,8 @@ class Planner:
         step = self.scale_factor_temporal
         if ask.duration is not None and ask.num_frames is not None:
             raise ValueError("`num_frames` and `duration` must not both be given; leave one out.")
-        window = self._rules.extension_window(self._trained_num_frames, step)
-        usual = window - self._rules.extension_overlap(self._trained_num_frames, step, available)
+        window = self._rules.extension_window(self.trained_num_frames, step)
+        usual = window - self._rules.extension_overlap(self.trained_num_frames, step, available)
         wanted = ask.duration * fps if ask.duration is not None else float(ask.num_frames or usual)
         if wanted / fps > self.max_duration:
             if ask.strict:
@@ -518,7 +518,8 @@ class Planner:
         return new
 
     @property
-    def _trained_num_frames(self) -> int | None:
+    def trained_num_frames(self) -> int | None:
+        """Frames of the longest clip that is made in one window."""
         return max((self.vocabulary or {}).get("num_frames", (0,))) or None
 
     def _windows(self, task: Task, num_frames: int, pictures: Mapping[str, Sequence[StoredPicture]]) -> tuple[int, int]:
@@ -526,7 +527,7 @@ class Planner:
         from tokenizer3d.shapes import num_latent_frames
 
         step = self.scale_factor_temporal
-        trained = self._trained_num_frames
+        trained = self.trained_num_frames
         if task != "extend":
             return len(self._rules.plan_windows(num_frames, trained, step)), num_latent_frames(num_frames, step)
         available = _num_source_frames(pictures)

@@ -349,9 +349,9 @@ class Service:
         timings = self.timings()
         ahead = self.store.queue_ahead(priority)
         num_workers = max(1, sum(row.state in ("idle", "running") for row in self.workers()))
-        costs = [_cost(timings, shape, left) for shape, left in ahead]
+        costs = [self._cost(timings, shape, left) for shape, left in ahead]
         wait = None if any(cost is None for cost in costs) else sum(cost or 0.0 for cost in costs) / num_workers
-        seconds = _cost(timings, planned.shape, planned.num_steps)
+        seconds = self._cost(timings, planned.shape, planned.num_steps)
         known = _known(timings)
         exact = known.get(planned.shape)
         memory = exact.peak_bytes if exact else max((row.peak_bytes for row in known.values()), default=None)
@@ -365,7 +365,32 @@ class Service:
         """How long a running job still takes; None where nothing was measured yet or it waits."""
         if job.status != "running":
             return None
-        return _cost(self.timings(), job.shape, job.num_steps - job.step)
+        return self._cost(self.timings(), job.shape, job.num_steps - job.step)
+
+    # Costs
+
+    def _cost(self, timings: Mapping[str, Any], shape: str, steps: int) -> float | None:
+        """Seconds of `steps` steps of a shape, scaled by pixels times frames from the nearest one that was measured, or else calculated."""
+        known = _known(timings)
+        row = known.get(shape)
+        if row is not None:
+            return row.step_seconds * steps + row.rest_seconds
+        if not known:
+            return None
+        sizes = [(row, self._size(row.shape)) for row in known.values()]
+        size = self._size(shape)
+        nearest, its_size = min(sizes, key=lambda pair: abs(pair[1] - size))
+        factor = max(0.2, min(5.0, size / its_size))
+        return (nearest.step_seconds * steps + nearest.rest_seconds) * factor
+
+    def _size(self, shape: str) -> float:
+        """What a step computes: a longer clip than the trained one has more steps, one window after another."""
+        match = _SHAPE.search(shape)
+        if match is None:
+            return 1.0
+        width, height, frames, guided = match.groups()
+        window = min(int(frames), self.planner.trained_num_frames or int(frames))
+        return float(width) * float(height) * window * (2 if guided == "guided" else 1)
 
     # Links
 
@@ -382,31 +407,9 @@ class Service:
         return hmac.compare_digest(self.sign(file_id, expires).encode(), signature.encode()) and expires > time.time()
 
 
-def _cost(timings: Mapping[str, Any], shape: str, steps: int) -> float | None:
-    """Seconds of `steps` steps of a shape, scaled by pixels times frames from the nearest one that was measured, or else calculated."""
-    known = _known(timings)
-    row = known.get(shape)
-    if row is not None:
-        return row.step_seconds * steps + row.rest_seconds
-    if not known:
-        return None
-    size = _size(shape)
-    nearest, its_size = min(((row, _size(row.shape)) for row in known.values()), key=lambda pair: abs(pair[1] - size))
-    factor = max(0.2, min(5.0, size / its_size))
-    return (nearest.step_seconds * steps + nearest.rest_seconds) * factor
-
-
 def _known(timings: Mapping[str, Any]) -> Mapping[str, Any]:
     """What was measured; before that, what was calculated."""
     return {shape: row for shape, row in timings.items() if row.samples} or timings
-
-
-def _size(shape: str) -> float:
-    match = _SHAPE.search(shape)
-    if match is None:
-        return 1.0
-    width, height, frames, guided = match.groups()
-    return float(width) * float(height) * min(int(frames), 17) * (2 if guided == "guided" else 1)
 
 
 def _digest(value: Any) -> Any:
