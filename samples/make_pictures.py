@@ -31,7 +31,11 @@ PHOTOGRAPHS = (
 )
 DRAWINGS = ("wolf", "tiger", "giraffe", "duck", "squid", "butterfly", "motorcycle", "pear", "teddy bear", "maple leaf")
 FIRST_FRAME_PROMPTS = ("the subject moves right, [Static shot]", "the subject jumps, [Static shot]", "[Zoom in]")
-SUBJECT_PROMPTS = ("the subject moves left on the beach", "the subject jumps in the snow", "the subject stays in the city at night")
+SUBJECT_PROMPTS = (
+    "the subject moves left on the beach",
+    "the subject jumps in the snow",
+    "the subject stays in the city at night",
+)
 SHOWN = (0, 1 / 4, 1 / 2, 3 / 4, 1)  # of the clip
 
 

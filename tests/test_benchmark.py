@@ -134,6 +134,17 @@ def test_measure_reports_time_memory_and_the_machine() -> None:
     assert row["matmul_flops"] > 1e8
 
 
+def test_a_slow_first_run_stands_alone_unless_it_must_be_warm(monkeypatch) -> None:
+    times = iter([90.0, 80.0])
+    monkeypatch.setattr(measure, "matmul_rate", lambda *_: 1e9)
+    monkeypatch.setattr(measure, "run_seconds", lambda *_: next(times))
+    row = measure.measure(lambda: None, CPU, torch.float32)
+    assert (row["seconds"], row["repeats"], row["warm"]) == (90.0, 1, False)
+    times = iter([90.0, 80.0])
+    row = measure.measure(lambda: None, CPU, torch.float32, warm=True)
+    assert (row["seconds"], row["repeats"], row["warm"]) == (80.0, 1, True)
+
+
 def test_budget() -> None:
     assert Budget(None).left() == float("inf") and Budget(None).timeout() is None
     assert 55 < Budget(1.0).left() <= 60

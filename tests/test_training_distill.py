@@ -138,9 +138,14 @@ def test_a_resumed_run_is_the_uninterrupted_one(folder):
 
 
 def test_what_has_no_effect_is_refused(folder):
+    data = _raw(folder)["data"]
     for overrides, message in (
         ({"transformer": {"width": 8}}, "`transformer` must be left out of a distillation"),
         ({"flow": {"mean": 1.0}}, "`flow.mean` must be left out"),
+        ({"flow": {"shift": 2.0}}, "`flow.shift` must be the teacher's, 1, got 2"),
+        ({"data": {**data, "fps": 16}}, r"`data.fps` must be the teacher's, one of \[12.0\], got 16"),
+        ({"data": {**data, "num_frames": 17}}, r"`data.num_frames` must be the teacher's, one of \[9\], got 17"),
+        ({"data": {**data, "width": 48}}, "`data.width` and `data.height` must be the teacher's"),
         ({"teacher": str(folder)}, "`teacher` must be a folder of trained weights"),
     ):
         with pytest.raises(ValueError, match=message):

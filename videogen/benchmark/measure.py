@@ -60,8 +60,10 @@ def peak_memory(device: torch.device) -> int:
     return largest if sys.platform == "darwin" else largest * 1024
 
 
-def measure(run: Callable[[], Any], device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Row:
-    """Time and peak memory of `run`, and the machine's own matrix products right before and after.
+def measure(
+    run: Callable[[], Any], device: torch.device, dtype: torch.dtype = torch.bfloat16, warm: bool = False
+) -> Row:
+    """Time and peak memory of `run`, and the machine's own matrix products right before and after; `warm`: never a first run alone.
 
     Returns:
         `seconds` (median), `seconds_min`, `seconds_max`, `repeats`, `warm` (whether a first run was left out), `peak_bytes`,
@@ -72,7 +74,8 @@ def measure(run: Callable[[], Any], device: torch.device, dtype: torch.dtype = t
     reset_peak_memory(device)
     first = run_seconds(run, device)
     times = [first]
-    if first <= SINGLE_RUN_SECONDS:
+    warm = warm or first <= SINGLE_RUN_SECONDS
+    if warm:
         times = [run_seconds(run, device)]
         while len(times) < REPEATS and sum(times) + median(times) <= REPEAT_SECONDS:
             times.append(run_seconds(run, device))
@@ -83,7 +86,7 @@ def measure(run: Callable[[], Any], device: torch.device, dtype: torch.dtype = t
         "seconds_min": min(times),
         "seconds_max": max(times),
         "repeats": len(times),
-        "warm": first <= SINGLE_RUN_SECONDS,
+        "warm": warm,
         "peak_bytes": peak,
         "base_bytes": base,
         "matmul_flops": (before + after) / 2,

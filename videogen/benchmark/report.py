@@ -82,12 +82,14 @@ def _header(environment: Environment, command: str, rows: Sequence[Row]) -> list
     ]
     rates = [row["matmul_flops"] for row in rows if row.get("matmul_flops")]
     if rates:
+        cold = any(not row.get("warm", True) for row in rows)
+        alone = f" (one run alone where it takes longer than {SINGLE_RUN_SECONDS:.0f} s)" if cold else ""
         lines += [
             "",
             f"The machine's own matrix products (1024 x 1024, measured before and after every case): median {median(rates) / 1e9:,.0f} GFLOP/s, "
             f"from {min(rates) / 1e9:,.0f} to {max(rates) / 1e9:,.0f}. Each case ran in a process of its own; seconds are medians of up to "
-            f"five runs after one that is not counted (one run alone where it takes longer than {SINGLE_RUN_SECONDS:.0f} s). Memory is the largest resident set of the "
-            "process while it ran, program and weights included.",
+            f"five runs after one that is not counted{alone}. Memory is the largest resident set of the process "
+            "while it ran, program and weights included.",
         ]
     return lines
 
@@ -421,8 +423,10 @@ def plot_backbone(rows: Sequence[Row], path: Path) -> None:
 
 
 def plot_tokenizer(rows: Sequence[Row], path: Path) -> None:
-    """Frames per second and memory of the largest frames, against the length of the clip."""
-    size = max(row["size"] for row in rows)
+    """Frames per second and memory, against the length of the clip, at the frame size that was measured at most lengths."""
+    decoded = [(row["size"], row["frames"]) for row in rows if row["mode"] == "decode"]
+    sizes = {size for size, _ in decoded}
+    size = max(sizes, key=lambda size: (len({frames for other, frames in decoded if other == size}), size), default=0)
     panels: list[tuple[str, Callable[[Row], float]]] = []
     lines: dict[str, list[Row]] = {}
     for row in rows:
@@ -444,6 +448,7 @@ def _plot(
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter, LogLocator
     except ModuleNotFoundError:
         raise ValueError("`--report` needs matplotlib: pip install 'videogen-moe[train]'") from None
 
@@ -468,6 +473,8 @@ def _plot(
         axes.set_yscale("log")
         apart = [tick for i, tick in enumerate(ticks) if i + 1 == len(ticks) or ticks[i + 1] >= 1.5 * tick]
         axes.set_xticks(apart, [label(tick) for tick in apart])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.minorticks_off()
         axes.tick_params(axis="x", labelsize=8)
         axes.set_xlabel(x_name)

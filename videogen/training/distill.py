@@ -74,7 +74,24 @@ class DistillConfig(TrainConfig):
         levels = [name for name in ("mean", "std", "tail") if getattr(self.flow, name) != getattr(FlowConfig(), name)]
         if levels:
             raise ValueError(f"`flow.{levels[0]}` must be left out of a distillation: the steps are the noise levels.")
+        self._check_clips()
         return self
+
+    def _check_clips(self) -> None:
+        """The student is published with its teacher's vocabulary: what it learns from must have that shape."""
+        known, trained = (self._of_teacher(name) for name in ("vocabulary", "training"))
+        data = self.data
+        for name, value in (("num_frames", data.num_frames), ("fps", data.fps), ("sizes", [data.width, data.height])):
+            if name in known and value not in known[name]:
+                key = "width` and `data.height" if name == "sizes" else name
+                raise ValueError(f"`data.{key}` must be the teacher's, one of {known[name]}, got {value}.")
+        shift = trained.get("config", {}).get("flow", {}).get("shift", self.flow.shift)
+        if self.flow.shift != shift:
+            raise ValueError(f"`flow.shift` must be the teacher's, {shift:g}, got {self.flow.shift:g}.")
+
+    def _of_teacher(self, name: str) -> dict[str, Any]:
+        path = Path(self.teacher) / f"{name}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 class Distiller(Trainer):
@@ -173,10 +190,7 @@ class Distiller(Trainer):
         return velocity.index_copy(0, rows, guide(velocity[rows], without, config.guidance_scale, frames.known))
 
     def write_weights(self, folder: Path, vocabulary: dict[str, Any], summary: dict[str, Any]) -> None:
-        teacher = Path(self.config.teacher)
-        known, trained = (
-            json.loads((teacher / f"{name}.json").read_text(encoding="utf-8")) for name in ("vocabulary", "training")
-        )
+        known, trained = (self.config._of_teacher(name) for name in ("vocabulary", "training"))
         tensors = low_rank_tensors(self.model.transformer)
         settings = {"num_inference_steps": self.config.num_inference_steps, "guidance_scale": 1.0}
 
