@@ -290,7 +290,6 @@ def test_a_last_window_may_overlap_by_more_than_half(text_pipe, monkeypatch):
         ({"num_frames": 9}, r"length the model was trained on \(17\) or longer, got 9; use 17"),
         ({"num_frames": 17, "duration": 1.5}, "must not both be given"),
         ({"num_frames": 80001}, "at most 600 seconds"),
-        ({"duration": 1.0}, "`duration` must be at least 1.42 seconds"),
         ({"duration": float("nan")}, "`duration` must be at most 600 seconds, got nan"),
         ({"duration": -1.0}, "at least one frame"),
         ({"num_inference_steps": 0}, "`num_inference_steps` must be a whole number from 1 to 1000, got 0"),
@@ -323,6 +322,22 @@ def test_duration_takes_the_longest_length_that_fits(text_pipe):
     output = text_pipe(PROMPT, seed=0, duration=1.7, num_inference_steps=1)
     assert output.num_frames == 17 and output.adjusted[0].startswith("`duration` 1.7 s became 1.42 s (17 frames")
     assert text_pipe(PROMPT, seed=0, duration=17 / 12, num_inference_steps=1).adjusted == []
+
+
+@pytest.mark.parametrize(
+    ("lengths", "fps", "duration", "num_frames", "said"),
+    [
+        ([33], 16, 2.0, 33, "2 s became 2.06 s (33 frames at 16 per second), the shortest trained length."),
+        ([33], 16, 33 / 16, 33, None),
+        ([17], 12, 1.0, 17, "1 s became 1.42 s (17 frames at 12 per second), the shortest trained length."),
+        ([17, 33], 12, 2.0, 17, "2 s became 1.42 s (17 frames at 12 per second), the longest length that fits."),
+        ([33], 16, 2.5, 37, "2.5 s became 2.31 s (37 frames at 16 per second), the longest length that fits."),
+    ],
+)
+def test_a_duration_below_every_trained_length_becomes_the_shortest(lengths, fps, duration, num_frames, said):
+    adjusted: list[str] = []
+    assert requests.check_length(None, duration, fps, {"num_frames": lengths}, 4, adjusted) == num_frames
+    assert adjusted == ([] if said is None else [f"`duration` {said}"])
 
 
 def test_nan_is_never_a_success(text_pipe):

@@ -114,26 +114,24 @@ def check_length(
 ) -> int:
     """Returns the number of frames: the given one, the longest that fits in `duration`, or the trained one.
 
+    A `duration` below every trained length becomes the shortest of them; that is noted in `adjusted`.
+
     Raises:
-        ValueError: both given, off the grid, too long, or shorter than any trained length and not one of them.
+        ValueError: both given, off the grid, too long, or a number of frames shorter than the longest trained length and not
+            a trained one.
     """
     lengths = sorted(vocabulary["num_frames"]) if vocabulary and vocabulary.get("num_frames") else []
     if num_frames is not None and duration is not None:
         raise ValueError(f"`num_frames` and `duration` must not both be given, got {num_frames} and {duration:g}.")
     if duration is not None:
         num_frames = longest_num_frames(duration, fps, scale_factor_temporal)
-        shorter = [length for length in lengths if length <= num_frames]
-        if lengths and not shorter:
-            raise ValueError(
-                f"`duration` must be at least {lengths[0] / fps:.2f} seconds, the shortest trained length "
-                f"({lengths[0]} frames), got {duration:g}."
-            )
         if lengths and num_frames < lengths[-1]:
-            num_frames = shorter[-1]
+            num_frames = max((length for length in lengths if length <= num_frames), default=lengths[0])
         if abs(num_frames / fps - duration) > 0.5 / fps:
+            why = "the longest length that fits" if num_frames / fps < duration else "the shortest trained length"
             adjusted.append(
                 f"`duration` {duration:g} s became {num_frames / fps:.2f} s ({num_frames} frames at {fps:g} per "
-                f"second), the longest length that fits."
+                f"second), {why}."
             )
         return num_frames
     if num_frames is None:
