@@ -217,6 +217,10 @@ def sample(
         tuple[float, float] | None,
         typer.Option(help="Lowest and highest noise level at which to guide; default the model's own."),
     ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(metavar="fast|high", help="Few steps without guidance, or many; default the model's own."),
+    ] = None,
     num_frames: Annotated[int | None, typer.Option(help="Default the trained length.")] = None,
     fps: Annotated[float | None, typer.Option(help="Default the trained rate.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels; default the trained size.")] = None,
@@ -252,6 +256,7 @@ def sample(
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
         guidance_interval=guidance_interval,
+        quality=quality,
         num_frames=num_frames,
         fps=fps,
         height=height,

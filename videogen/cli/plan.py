@@ -38,6 +38,10 @@ def plan(
             metavar="LOW HIGH", help="Noise levels, 0 to 1, at which to guide; a step elsewhere takes half the time."
         ),
     ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(metavar="fast|high", help="Few steps without guidance, or many; default the model's own."),
+    ] = None,
     num_videos: Annotated[int, typer.Option(help="Videos to make.", min=1, max=1000)] = 1,
     device: Annotated[
         str,
@@ -81,6 +85,7 @@ def plan(
             "num_inference_steps": steps,
             "guidance_scale": guidance_scale,
             "guidance_interval": guidance_interval,
+            "quality": quality,
         },
         num_videos,
     )
