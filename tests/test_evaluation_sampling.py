@@ -77,6 +77,12 @@ def test_a_folder_belongs_to_one_run(sampled) -> None:
         sample_suite(load_suite("stage").first(3), folder, RENDERS)
 
 
+def test_a_run_with_a_guidance_interval_goes_on(tmp_path) -> None:
+    settings = SamplingSettings(source="renders", samples=1, guidance_interval=(0.5, 1.0))
+    suite = load_suite("stage").first(1)
+    assert [sample_suite(suite, tmp_path / "run", settings).made for _ in range(2)] == [1, 0]
+
+
 def test_a_folder_from_before_there_was_a_quality_goes_on(sampled, tmp_path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(sampled[0], folder)

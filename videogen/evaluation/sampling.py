@@ -194,6 +194,7 @@ def _claim(folder: Path, suite: Suite, settings: SamplingSettings) -> dict[str, 
         "torch": torch.__version__,
     }
     about["model"] = Path(settings.model).name  # the hash says which; a path would say where
+    about = json.loads(json.dumps(about))  # as it is read again: pairs are lists there
     path = folder / SETTINGS
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
