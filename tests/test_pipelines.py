@@ -353,9 +353,15 @@ def test_nan_is_never_a_success(text_pipe):
             norm.copy_(kept)
 
 
-def test_negative_prompt_without_guidance_is_said(text_pipe):
-    output = text_pipe(PROMPT, "a dog", seed=0, num_inference_steps=1, guidance_scale=1.0)
-    assert output.warnings == ["`negative_prompt` has no effect while `guidance_scale` is 1.0."]
+def test_what_has_no_effect_without_guidance_is_said(text_pipe):
+    asked = {"guidance_interval": (0.5, 1.0), "guidance_method": "cfg_zero", "guidance_rescale": 0.5}
+    common = {"seed": 0, "num_inference_steps": 1}
+    output = text_pipe(PROMPT, "a dog", **asked, **common, guidance_scale=1.0)
+    names = ["negative_prompt", *asked]
+    assert output.warnings == [f"`{name}` has no effect while `guidance_scale` is 1.0." for name in names]
+    replayed = {"guidance_interval": (0.0, 1.0), "guidance_method": "standard", "guidance_rescale": 0.0}
+    assert text_pipe(PROMPT, [""], **replayed, **common, guidance_scale=1.0).warnings == []
+    assert text_pipe(PROMPT, "a dog", **asked, **common, guidance_scale=2.0).warnings == []
 
 
 def test_black_and_frozen_clips_are_pointed_out(text_pipe):

@@ -48,6 +48,7 @@ from videogen_pipelines.requests import (
     check_sampling,
     check_size,
     make_generators,
+    notes_without_guidance,
     plan_windows,
     read_camera,
     read_prompt,
@@ -346,6 +347,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
         adjusted = list(plan.adjusted)
         notes: list[str] = []
         fast = None if self.fast is None else self.fast[1]
+        negative = negative_prompt if negative_prompt_embeds is None else "as embeddings"
         quality = settle_quality(
             quality,
             fast,
@@ -354,7 +356,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
             guidance_interval,
             guidance_method,
             guidance_rescale,
-            negative_prompt if negative_prompt_embeds is None else "as embeddings",
+            negative,
         )
         if quality == "fast":
             assert fast is not None
@@ -387,8 +389,8 @@ class VideoGenerationPipeline(DiffusionPipeline):
                 )
             )
             negatives = negatives * len(texts) if len(negatives) == 1 else negatives
-        elif negative_prompt or negative_prompt_embeds is not None:
-            notes.append("`negative_prompt` has no effect while `guidance_scale` is 1.0.")
+        own_interval = None if interval == self.default_guidance_interval else interval  # replays pass the default too
+        notes.extend(notes_without_guidance(scale, own_interval, guidance_method, guidance_rescale, negative))
 
         # Timeline
         num_source = 0 if conditions.source is None else conditions.source.shape[1]

@@ -188,6 +188,25 @@ def check_sampling(
         )
 
 
+def notes_without_guidance(
+    guidance_scale: float,
+    guidance_interval: Sequence[float] | None = None,
+    guidance_method: str = "standard",
+    guidance_rescale: float = 0.0,
+    negative_prompt: str | Sequence[str] | None = None,
+) -> list[str]:
+    """One sentence for each setting that was asked for (None = not) and does nothing, because a scale of 1 switches guidance off."""
+    if guidance_scale != 1.0:
+        return []
+    asked = {
+        "negative_prompt": any([negative_prompt] if isinstance(negative_prompt, str) else negative_prompt or ()),
+        "guidance_interval": guidance_interval is not None,
+        "guidance_method": guidance_method != "standard",
+        "guidance_rescale": guidance_rescale != 0.0,
+    }
+    return [f"`{name}` has no effect while `guidance_scale` is 1.0." for name, given in asked.items() if given]
+
+
 def make_generators(
     seed: int | None, generator: torch.Generator | Sequence[torch.Generator] | None, num_videos: int
 ) -> tuple[list[torch.Generator], list[int]]:
