@@ -617,6 +617,13 @@ def test_extension_by_duration_over_several_windows(extension_pipe):
     assert len(exact.adjusted) == 1 and "continued in 2 windows" in exact.adjusted[0]
 
 
+def test_the_longest_extension(extension_pipe):
+    adjusted: list[str] = []
+    assert extension_pipe._num_new_frames(None, 600.0, 12.0, 8, adjusted) == 7200
+    assert extension_pipe._num_new_frames(7200, None, 12.0, 8, adjusted) == 7200
+    assert adjusted == []
+
+
 def test_extension_of_every_kind_of_video(extension_pipe, tmp_path):
     from videogen.data.video import write_video
 
@@ -656,8 +663,10 @@ def test_extension_fits_size_and_says_so(extension_pipe):
     [
         ({"video": None}, "`video` must be given"),
         ({"num_frames": 14}, "`num_frames` must be a positive multiple of 4 new frames, got 14; use 16"),
+        ({"num_frames": 7204}, "`num_frames` must make at most 600 seconds, got 7204 new frames .*; use 7200"),
         ({"num_frames": 8, "duration": 1.0}, "must not both be given"),
         ({"duration": 0.2}, "`duration` must be at least 0.33 seconds"),
+        ({"duration": 600.5}, "`duration` must be at most 600 seconds, got 600.5"),
         ({"duration": float("nan")}, "`duration`"),
         ({"video": np.zeros((4, 32, 32), np.uint8)}, r"must be \[F, H, W, 3\], got \[4, 32, 32\]"),
         ({"video": []}, "at least one frame"),
