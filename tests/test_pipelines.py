@@ -211,6 +211,23 @@ def test_unknown_words_are_read_as_known_ones_unless_taken_literally(text_pipe):
     assert not np.array_equal(read.frames, literal.frames)
 
 
+def test_texts_longer_than_those_of_the_training_are_pointed_out(text_pipe):
+    pipe = sibling(TextToVideoPipeline, text_pipe)
+    common = {"seed": 0, "num_inference_steps": 1, "guidance_scale": 1.0}
+    num_tokens = len(pipe.tokenizer.encode(PROMPT))
+    for trained, said in (
+        (num_tokens, []),
+        (num_tokens - 1, [f"has {num_tokens} tokens; the model was trained on texts of at most {num_tokens - 1}."]),
+    ):
+        pipe.vocabulary = {**text_pipe.vocabulary, "max_length": trained}
+        warnings = pipe(PROMPT, **common).warnings
+        assert [warning.partition("…' ")[2] for warning in warnings] == said
+    pipe.vocabulary = text_pipe.vocabulary
+    assert pipe(PROMPT, **common).warnings == []
+    (long,) = [note for note in pipe("fox " * 200, **common).warnings if "tokens" in note]
+    assert long.endswith("the model reads the first 128.")
+
+
 def test_beyond_the_trained_length_is_continued_and_said(text_pipe):
     long = text_pipe(PROMPT, seed=2, num_frames=33, **QUICK)
     short = text_pipe(PROMPT, seed=2, **QUICK)

@@ -647,12 +647,14 @@ class VideoGenerationPipeline(DiffusionPipeline):
     ) -> list[_Text]:
         """One encoded text per prompt, each encoded on its own so that it cannot depend on its neighbours."""
         if prompts is not None:
+            trained = (self.vocabulary or {}).get("max_length", MAX_TEXT_TOKENS)
             for text in prompts:
                 num_tokens = len(self.tokenizer.encode(text))
+                says = f"the text '{text[:20]}…' has {num_tokens} tokens; the model"
                 if num_tokens > MAX_TEXT_TOKENS:
-                    notes.append(
-                        f"the text '{text[:20]}…' has {num_tokens} tokens; the model reads the first {MAX_TEXT_TOKENS}."
-                    )
+                    notes.append(f"{says} reads the first {MAX_TEXT_TOKENS}.")
+                elif num_tokens > trained:
+                    notes.append(f"{says} was trained on texts of at most {trained}.")
             return [_Text(*self.encode_prompt(text)) for text in prompts]
         assert embeds is not None
         if embeds.ndim != 3:
