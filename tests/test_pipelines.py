@@ -328,6 +328,15 @@ def test_a_last_window_may_overlap_by_more_than_half(text_pipe, monkeypatch):
         ({"negative_prompt": ["a", "b"]}, "`negative_prompt` must be one text or one for each of 1 prompts"),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, r"may hold 'latents', got \['noise'\]"),
         ({"prompt": None}, "`prompt` or `prompt_embeds` must be given"),
+        ({"prompt_attention_mask": torch.ones(1, 5)}, "`prompt_attention_mask` must come with `prompt_embeds`"),
+        (
+            {"negative_prompt": "a dog", "negative_prompt_attention_mask": torch.ones(1, 5), "guidance_scale": 1.0},
+            "`negative_prompt_attention_mask` must come with `negative_prompt_embeds`",
+        ),
+        (
+            {"prompt": None, "prompt_embeds": torch.zeros(1, 5, 32), "literal_prompt": True},
+            "`literal_prompt` must be left out beside `prompt_embeds`",
+        ),
     ],
 )
 def test_messages(text_pipe, arguments, message):

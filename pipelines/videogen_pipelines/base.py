@@ -372,6 +372,14 @@ class VideoGenerationPipeline(DiffusionPipeline):
             raise ValueError(f"`callback_on_step_end_tensor_inputs` may hold 'latents', got {sorted(unknown)}.")
 
         # Text and camera
+        for name, embeds, mask in (
+            ("prompt", prompt_embeds, prompt_attention_mask),
+            ("negative_prompt", negative_prompt_embeds, negative_prompt_attention_mask),
+        ):
+            if mask is not None and embeds is None:
+                raise ValueError(f"`{name}_attention_mask` must come with `{name}_embeds`; a text makes its own.")
+        if literal_prompt and prompt_embeds is not None:
+            raise ValueError("`literal_prompt` must be left out beside `prompt_embeds`, which hold no words.")
         read, prompts, camera_plans, vectors = self._read_prompts(
             prompt, prompt_embeds, camera, literal_prompt, adjusted, notes
         )
