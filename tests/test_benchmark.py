@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from tokenizer3d.autoencoder import CausalVideoAutoencoder
+from tokenizer3d.shapes import num_latent_frames
 from videogen.benchmark import backbone, clip, clip_profile, measure, ops, report, tokenizer
 from videogen.benchmark.measure import Budget, CaseFailed
 from videogen.cli import main
@@ -20,6 +22,7 @@ from videogen.models.transformer import VideoTransformer
 from videogen.planning.counts import Grid, transformer_flops, transformer_parameters
 from videogen.planning.specs import SHIPPED_FOLDER, load_spec
 
+ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 GRID = Grid(2, 4, 4, text_tokens=5)
 SMALL = {
@@ -175,6 +178,9 @@ def test_the_step_of_the_shipped_size_is_measured_too(monkeypatch: pytest.Monkey
     monkeypatch.setattr(backbone, "run_in_process", process)
     list(backbone.run([1024], ["videogen"], budget=Budget(None), say=lambda sentence: None))
     assert [(one["config"], one["train"]) for one in asked] == [("bench", False), ("bench", True), ("tiny", True)]
+    recipe = yaml.safe_load((ROOT / "configs" / "train" / "t2v_tiny_cpu.yaml").read_text(encoding="utf-8"))
+    num_frames = num_latent_frames(recipe["data"]["num_frames"])
+    assert asked[-1]["shape"] == (recipe["batch_size"], num_frames, 96 // 16, 96 // 16)
     run = backbone.build("videogen", load_spec("tiny").transformer, Grid(2, 3, 3), torch.bfloat16, CPU, True, batch=2)
     assert float(run()) > 0
 
