@@ -11,15 +11,18 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from tokenizer3d.autoencoder import CausalVideoAutoencoder
+from tokenizer3d.shapes import num_latent_frames
 from videogen.benchmark import backbone, clip, clip_profile, measure, ops, report, tokenizer
 from videogen.benchmark.measure import Budget, CaseFailed
 from videogen.cli import main
 from videogen.models.transformer import VideoTransformer
 from videogen.planning.counts import Grid, transformer_flops, transformer_parameters
-from videogen.planning.specs import load_spec
+from videogen.planning.specs import SHIPPED_FOLDER, load_spec
 
+ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 GRID = Grid(2, 4, 4, text_tokens=5)
 SMALL = {
@@ -186,6 +189,9 @@ def test_the_step_of_the_shipped_size_is_measured_too(monkeypatch: pytest.Monkey
     monkeypatch.setattr(backbone, "run_in_process", process)
     list(backbone.run([1024], ["videogen"], budget=Budget(None), say=lambda sentence: None))
     assert [(one["config"], one["train"]) for one in asked] == [("bench", False), ("bench", True), ("tiny", True)]
+    recipe = yaml.safe_load((ROOT / "configs" / "train" / "t2v_tiny_cpu.yaml").read_text(encoding="utf-8"))
+    num_frames = num_latent_frames(recipe["data"]["num_frames"])
+    assert asked[-1]["shape"] == (recipe["batch_size"], num_frames, 96 // 16, 96 // 16)
     run = backbone.build("videogen", load_spec("tiny").transformer, Grid(2, 3, 3), torch.bfloat16, CPU, True, batch=2)
     assert float(run()) > 0
 
@@ -306,7 +312,7 @@ def test_reports_of_the_other_benchmarks(tmp_path: Path) -> None:
     ]
     clips = [
         {**timed, "model": "videogen --help", "part": "command", "seconds": 0.3},
-        {**timed, "model": "videogen", "part": "warm", "seconds": 3.5},
+        {**timed, "model": "videogen", "part": "warm", "seconds": 3.5, "frames": 33, "fps": 16.0},
         {**timed, "model": "videogen", "part": "denoise", "calls": 20},
     ]
     expected = {
@@ -318,6 +324,7 @@ def test_reports_of_the_other_benchmarks(tmp_path: Path) -> None:
     for kind, (rows, sentence) in expected.items():
         files = report.write_report(kind, rows, tmp_path, ENVIRONMENT, "command", [])
         assert sentence in files[-1].read_text(encoding="utf-8"), kind
+    assert "The clip has 33 frames, 2.06 s." in files[-1].read_text(encoding="utf-8")
 
 
 def test_a_case_runs_in_a_process_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -361,8 +368,10 @@ def test_the_clock_of_a_clip_starts_before_anything_heavy() -> None:
 def test_the_clip_of_the_shipped_model_is_profiled() -> None:
     rows = list(clip.run(repeats=1, budget=Budget(None), say=lambda sentence: None))
     parts = {row["part"]: row for row in rows}
+    known = json.loads((SHIPPED_FOLDER / "vocabulary.json").read_text(encoding="utf-8"))
     for part in ("import torch", "import diffusers", "load", "text", "denoise", "decode", "write", "cold", "warm"):
         assert parts[part]["seconds"] > 0
+        assert (parts[part]["frames"], parts[part]["fps"]) == (known["num_frames"][-1], known["fps"][0])
     assert parts["denoise"]["calls"] > parts["decode"]["calls"]
     inside = sum(parts[part]["seconds"] for part in ("text", "denoise", "decode", "write"))
     assert inside < parts["cold"]["seconds"] + parts["warm"]["seconds"]

@@ -160,6 +160,29 @@ def test_extend_keeps_the_old_frames_and_replays(
     assert digest(tmp_path / "c.mp4") == digest(out)
 
 
+def test_extend_takes_the_camera_of_the_receipt_unless_it_gets_one(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--model", str(model)]
+    told, option = tmp_path / "told.webm", tmp_path / "option.webm"
+    assert main(["generate", "a fox jumps, [Pan left]", "-o", str(told), *common]) == 0
+    assert main(["generate", "a fox jumps", "--camera", "Pan left", "-o", str(option), *common]) == 0
+    for source, more, prompt, camera in (
+        (told, [], "a fox jumps, [Pan left]", None),
+        (told, ["--camera", "Zoom in"], "a fox jumps", "Zoom in"),
+        (option, [], "a fox jumps", "Pan left"),
+        (option, ["--camera", "Zoom in"], "a fox jumps", "Zoom in"),
+    ):
+        out = tmp_path / "longer.webm"
+        assert main(["extend", str(source), "--duration", "0.7", *more, "-o", str(out), *common]) == 0
+        request = read_receipt(out).request
+        assert (request.prompt, request.camera) == (prompt, camera)
+    capsys.readouterr()
+    both = ["--prompt", "a fox jumps [Pan left]", "--camera", "Zoom in"]
+    assert main(["extend", str(told), "--duration", "0.7", *both, "-o", str(out), *common]) == 2
+    assert "must not both name camera commands" in capsys.readouterr().err
+
+
 def test_replay_names_what_differs_and_refuses_other_weights(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,6 +46,28 @@ def test_version_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().err.startswith("Error: No such command")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["plan"],
+        ["evaluate", "stage"],
+        ["evaluate", "tasks"],
+        ["evaluate", "score", "clips"],
+        ["evaluate", "total", "a.json"],
+        ["evaluate", "compare", "a.json", "b.json"],
+        ["evaluate", "tokenizer"],
+        ["evaluate", "distance", "clips", "reference"],
+    ],
+    ids=" ".join,
+)
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--json", str(tmp_path / "none" / "a.json")]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("Error: `--json` must lie in a folder that exists")
+
+
 def test_stage_preview_draws_the_same_sheet_for_the_same_seed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

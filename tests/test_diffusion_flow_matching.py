@@ -3,7 +3,6 @@ import torch
 
 from videogen.diffusion.flow_matching import (
     add_noise,
-    default_shift,
     flow_matching_loss,
     sample_sigmas,
     shift_sigmas,
@@ -100,9 +99,3 @@ def test_tail_keeps_extreme_levels_alive():
 @pytest.mark.parametrize(("shift", "expected"), [(1.0, 0.5), (3.0, 0.75)])
 def test_shift_moves_levels_towards_noise(shift, expected):
     assert shift_sigmas(torch.tensor(0.5), shift).item() == pytest.approx(expected)
-
-
-def test_default_shift_follows_the_token_count():
-    assert default_shift(180) == 1.0
-    assert default_shift(4290) == pytest.approx(3.0)
-    assert default_shift(23_000) == pytest.approx(6.0, rel=0.01)

@@ -16,35 +16,35 @@ def test_times_are_seconds_at_the_centre_of_the_frames():
 def test_every_task_has_its_layout():
     torch.manual_seed(0)
     image, images = torch.randn(2, 4, 1, 2, 2), torch.randn(2, 4, 2, 2, 2)
-    text = build_frames(5, SIZE, batch_size=2)
+    text = build_frames(5, SIZE, fps=12.0, batch_size=2)
     assert text.known.tolist() == [False] * 5
     assert text.kinds.tolist() == [0, 1, 1, 1, 1]
-    first = build_frames(5, SIZE, batch_size=2, known_video=image)
+    first = build_frames(5, SIZE, fps=12.0, batch_size=2, known_video=image)
     assert first.known.tolist() == [True, False, False, False, False]
     assert torch.equal(first.latents[:, :, :1], image)
-    last = build_frames(5, SIZE, batch_size=2, guides=image, guide_frames=[16])
+    last = build_frames(5, SIZE, fps=12.0, batch_size=2, guides=image, guide_frames=[16])
     assert last.kinds.tolist() == [0, 1, 1, 1, 1, 2]
     assert last.times[5].item() == pytest.approx(16 / 12)
     everything = build_frames(
-        5, SIZE, batch_size=2, known_video=images, guides=image, guide_frames=[8], references=images
+        5, SIZE, fps=12.0, batch_size=2, known_video=images, guides=image, guide_frames=[8], references=images
     )
     assert everything.kinds.tolist() == [0, 1, 1, 1, 1, 2, 3, 4]
     assert everything.known.tolist() == [True, True, False, False, False, True, True, True]
     assert everything.times[5].item() == pytest.approx(8 / 12)
     assert torch.equal(everything.latents[:, :, 6:], images)
-    assert build_frames(1, SIZE).kinds.tolist() == [0]
+    assert build_frames(1, SIZE, fps=12.0).kinds.tolist() == [0]
 
 
 def test_camera_belongs_to_the_video_frames_only():
     camera = torch.ones(3, CAMERA_DIM)
-    frames = build_frames(3, SIZE, batch_size=2, camera=camera, references=torch.zeros(1, 4, 1, 2, 2))
+    frames = build_frames(3, SIZE, fps=12.0, batch_size=2, camera=camera, references=torch.zeros(1, 4, 1, 2, 2))
     assert torch.equal(frames.camera[:, :3], torch.ones(2, 3, CAMERA_DIM))
     assert torch.equal(frames.camera[:, 3:], torch.zeros(2, 1, CAMERA_DIM))
     assert torch.equal(frames.without_camera().camera, torch.zeros_like(frames.camera))
 
 
 def test_repeat_and_select():
-    frames = build_frames(2, SIZE, batch_size=2, known_video=torch.randn(2, 4, 1, 2, 2))
+    frames = build_frames(2, SIZE, fps=12.0, batch_size=2, known_video=torch.randn(2, 4, 1, 2, 2))
     doubled = frames.repeat(2)
     assert doubled.batch_size == 4
     assert torch.equal(doubled.select(3).latents, frames.select(1).latents)
@@ -64,4 +64,4 @@ def test_repeat_and_select():
 )
 def test_misfits_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        build_frames(5, SIZE, **arguments)
+        build_frames(5, SIZE, fps=12.0, **arguments)

@@ -34,7 +34,7 @@ def _scheduler(shift=1.0):
 
 
 def test_one_euler_step_by_hand(transformer):
-    frames = build_frames(2, SIZE)
+    frames = build_frames(2, SIZE, fps=12.0)
     embeds, mask = _prompt()
     noise = initial_noise(frames, _generators(5))
     velocity = transformer(
@@ -45,7 +45,7 @@ def test_one_euler_step_by_hand(transformer):
 
 
 def test_two_steps_with_shift_by_hand(transformer):
-    frames = build_frames(2, SIZE)
+    frames = build_frames(2, SIZE, fps=12.0)
     embeds, mask = _prompt()
     latents = initial_noise(frames, _generators(5))
     for sigma, following in ((1.0, 0.75), (0.75, 0.0)):  # 1 and 1/2 shifted by 3
@@ -70,7 +70,7 @@ def test_known_latents_are_bit_exact_at_every_step(transformer):
     torch.manual_seed(1)
     known, guide_image, reference = torch.randn(2, 4, 1, 2, 2), torch.randn(2, 4, 1, 2, 2), torch.randn(2, 4, 1, 2, 2)
     frames = build_frames(
-        5, SIZE, batch_size=2, known_video=known, guides=guide_image, guide_frames=[16], references=reference
+        5, SIZE, fps=12.0, batch_size=2, known_video=known, guides=guide_image, guide_frames=[16], references=reference
     )
     embeds, mask = _prompt(2)
     seen = []
@@ -99,7 +99,7 @@ def test_known_latents_are_bit_exact_at_every_step(transformer):
 
 
 def test_a_callback_cancels_by_raising(transformer):
-    frames, steps = build_frames(1, SIZE), []
+    frames, steps = build_frames(1, SIZE, fps=12.0), []
 
     def callback(step, sigma, latents):
         steps.append(step)
@@ -114,17 +114,28 @@ def test_a_callback_cancels_by_raising(transformer):
 def test_a_video_does_not_depend_on_its_neighbours_in_the_batch(transformer):
     embeds, mask = _prompt(2)
     both = denoise(
-        transformer, _scheduler(), build_frames(2, SIZE, batch_size=2), embeds, mask, generators=_generators(3, 4)
+        transformer,
+        _scheduler(),
+        build_frames(2, SIZE, fps=12.0, batch_size=2),
+        embeds,
+        mask,
+        generators=_generators(3, 4),
     )
-    alone = denoise(transformer, _scheduler(), build_frames(2, SIZE), embeds[1:], mask[1:], generators=_generators(4))
+    alone = denoise(
+        transformer, _scheduler(), build_frames(2, SIZE, fps=12.0), embeds[1:], mask[1:], generators=_generators(4)
+    )
     torch.testing.assert_close(both[1:], alone, rtol=1e-3, atol=1e-4)
-    again = denoise(transformer, _scheduler(), build_frames(2, SIZE), embeds[1:], mask[1:], generators=_generators(4))
+    again = denoise(
+        transformer, _scheduler(), build_frames(2, SIZE, fps=12.0), embeds[1:], mask[1:], generators=_generators(4)
+    )
     assert torch.equal(alone, again)
 
 
 def test_noise_of_a_seed_does_not_depend_on_references():
-    plain = initial_noise(build_frames(2, SIZE), _generators(7))
-    with_reference = initial_noise(build_frames(2, SIZE, references=torch.zeros(1, 4, 1, 2, 2)), _generators(7))
+    plain = initial_noise(build_frames(2, SIZE, fps=12.0), _generators(7))
+    with_reference = initial_noise(
+        build_frames(2, SIZE, fps=12.0, references=torch.zeros(1, 4, 1, 2, 2)), _generators(7)
+    )
     assert torch.equal(plain, with_reference[:, :, :2])
 
 
@@ -137,7 +148,7 @@ def test_outside_its_interval_guidance_is_off_and_costs_nothing(transformer):
         return denoise(
             transformer,
             _scheduler(),
-            build_frames(2, SIZE),
+            build_frames(2, SIZE, fps=12.0),
             embeds,
             mask,
             generators=_generators(0),
@@ -175,7 +186,7 @@ def test_guidance_removes_the_camera_from_the_unconditional_branch(transformer):
     camera = torch.zeros(2, CAMERA_DIM)
     results = []
     for amount in (0.0, 1.0):
-        frames = build_frames(2, SIZE, camera=camera + amount)
+        frames = build_frames(2, SIZE, fps=12.0, camera=camera + amount)
         results.append(
             denoise(
                 transformer,
@@ -194,12 +205,12 @@ def test_guidance_removes_the_camera_from_the_unconditional_branch(transformer):
 
 
 def test_misuse_is_refused(transformer):
-    frames = build_frames(2, SIZE)
+    frames = build_frames(2, SIZE, fps=12.0)
     embeds, mask = _prompt()
     with pytest.raises(ValueError, match="`negative_prompt_embeds` and their mask are needed"):
         denoise(transformer, _scheduler(), frames, embeds, mask, generators=_generators(0), guidance_scale=2.0)
     with pytest.raises(ValueError, match="at least one unknown frame"):
-        full = build_frames(1, SIZE, known_video=torch.zeros(1, 4, 1, 2, 2))
+        full = build_frames(1, SIZE, fps=12.0, known_video=torch.zeros(1, 4, 1, 2, 2))
         denoise(transformer, _scheduler(), full, embeds, mask, generators=_generators(0))
     with pytest.raises(ValueError, match="one generator per video"):
         denoise(transformer, _scheduler(), frames, embeds, mask, generators=_generators(0, 1))
@@ -211,5 +222,10 @@ def test_latents_that_are_not_finite_are_an_error(transformer):
     embeds, mask = _prompt()
     with pytest.raises(FloatingPointError, match="not finite"):
         denoise(
-            transformer, _scheduler(), build_frames(2, SIZE), embeds * float("nan"), mask, generators=_generators(0)
+            transformer,
+            _scheduler(),
+            build_frames(2, SIZE, fps=12.0),
+            embeds * float("nan"),
+            mask,
+            generators=_generators(0),
         )

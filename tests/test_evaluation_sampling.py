@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +13,8 @@ from videogen.data.video import read_video
 from videogen.evaluation.collection import file_sha256, load_collection, read_manifest
 from videogen.evaluation.sampling import SamplingSettings, sample_suite
 from videogen.evaluation.spread import JobFailed, spread
+from videogen.evaluation.stage_shape import clip_shape
+from videogen.evaluation.stage_suite import model_folder
 from videogen.evaluation.suite import Entry, Suite, clip_seed, load_suite
 
 RENDERS = SamplingSettings(source="renders", samples=2)
@@ -32,7 +36,9 @@ def test_files_and_manifest(sampled) -> None:
     clip = folder / "videos" / f"{prompt}-1.mp4"
     assert line["sha256"] == file_sha256(clip) and line["seed"] == clip_seed(suite.entries[0], 1)
     video = read_video(clip)
-    assert len(video.frames) == line["num_frames"] == 17 and line["size"] == [96, 96] and video.fps == line["fps"] == 12
+    shape = clip_shape(model_folder(""))
+    assert len(video.frames) == line["num_frames"] == shape.num_frames and line["size"] == [96, 96]
+    assert video.fps == line["fps"] == shape.fps
     assert {path.suffix for path in (folder / "videos").iterdir()} == {
         ".mp4"
     }  # VBench looks at the first file's suffix
@@ -44,8 +50,6 @@ def test_files_and_manifest(sampled) -> None:
 
 
 def test_an_interrupted_run_goes_on(sampled, tmp_path) -> None:
-    import shutil
-
     folder = tmp_path / "run"
     shutil.copytree(sampled[0], folder)
     files = sorted((folder / "videos").iterdir())
@@ -73,12 +77,32 @@ def test_a_folder_belongs_to_one_run(sampled) -> None:
         sample_suite(load_suite("stage").first(3), folder, RENDERS)
 
 
+def test_a_run_with_a_guidance_interval_goes_on(tmp_path) -> None:
+    settings = SamplingSettings(source="renders", samples=1, guidance_interval=(0.5, 1.0))
+    suite = load_suite("stage").first(1)
+    assert [sample_suite(suite, tmp_path / "run", settings).made for _ in range(2)] == [1, 0]
+
+
+def test_a_folder_from_before_there_was_a_quality_goes_on(sampled, tmp_path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(sampled[0], folder)
+    about = json.loads((folder / "sampling.json").read_text())
+    assert about.pop("quality") is None
+    (folder / "sampling.json").write_text(json.dumps(about))
+    assert sample_suite(sampled[1], folder, RENDERS).made == 0
+    with pytest.raises(ValueError, match="differs in quality;"):
+        sample_suite(sampled[1], folder, replace(RENDERS, quality="high"))
+
+
 def test_refusals(tmp_path) -> None:
     plain = Suite(name="mine", entries=(Entry(prompt="a cat"),), total=1)
     with pytest.raises(ValueError, match="`source` renders needs prompts of Stage"):
         sample_suite(plain, tmp_path / "a", RENDERS)
     with pytest.raises(ValueError, match="`samples`, `flickering_samples` and `workers` must be at least 1"):
         sample_suite(plain, tmp_path / "a", SamplingSettings(samples=0))
+    with pytest.raises(ValueError, match="`quality` must be 'fast' or 'high', got 'best'"):
+        sample_suite(plain, tmp_path / "a", SamplingSettings(quality="best"))
+    assert not (tmp_path / "a").exists()
     for name, message in (
         ("frame.png", "`images` must be a folder that holds frame.png"),
         ("../frame.png", "`image_name` must be a file name"),
@@ -135,7 +159,7 @@ def test_the_model_makes_the_same_clip_alone_and_in_any_company(tmp_path, capsys
     ]
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(listed))
-    common = ["--samples", "1", "--steps", "1", "-o"]
+    common = ["--samples", "1", "--steps", "1", "--quality", "high", "-o"]
     assert main(["evaluate", "sample", "--suite", str(path), *common, str(tmp_path / "all")]) == 1
     said = capsys.readouterr()
     assert "3 clips of 3 prompts: 2 made, 0 there before, 1 failed." in said.out
@@ -148,4 +172,5 @@ def test_the_model_makes_the_same_clip_alone_and_in_any_company(tmp_path, capsys
     assert clip.read_bytes() == (tmp_path / "all" / "videos" / clip.name).read_bytes()
     line = read_manifest(tmp_path / "all")[clip.name]
     assert line["prompt"] == "a pig/cow" and line["prompt_used"] == "a pig stays in the city"
-    assert line["settings"]["num_inference_steps"] == 1
+    assert (line["settings"]["num_inference_steps"], line["settings"]["quality"]) == (1, "high")
+    assert json.loads((tmp_path / "all" / "sampling.json").read_text())["quality"] == "high"

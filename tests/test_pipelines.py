@@ -211,6 +211,23 @@ def test_unknown_words_are_read_as_known_ones_unless_taken_literally(text_pipe):
     assert not np.array_equal(read.frames, literal.frames)
 
 
+def test_texts_longer_than_those_of_the_training_are_pointed_out(text_pipe):
+    pipe = sibling(TextToVideoPipeline, text_pipe)
+    common = {"seed": 0, "num_inference_steps": 1, "guidance_scale": 1.0}
+    num_tokens = len(pipe.tokenizer.encode(PROMPT))
+    for trained, said in (
+        (num_tokens, []),
+        (num_tokens - 1, [f"has {num_tokens} tokens; the model was trained on texts of at most {num_tokens - 1}."]),
+    ):
+        pipe.vocabulary = {**text_pipe.vocabulary, "max_length": trained}
+        warnings = pipe(PROMPT, **common).warnings
+        assert [warning.partition("…' ")[2] for warning in warnings] == said
+    pipe.vocabulary = text_pipe.vocabulary
+    assert pipe(PROMPT, **common).warnings == []
+    (long,) = [note for note in pipe("fox " * 200, **common).warnings if "tokens" in note]
+    assert long.endswith("the model reads the first 128.")
+
+
 def test_beyond_the_trained_length_is_continued_and_said(text_pipe):
     long = text_pipe(PROMPT, seed=2, num_frames=33, **QUICK)
     short = text_pipe(PROMPT, seed=2, **QUICK)
@@ -290,7 +307,6 @@ def test_a_last_window_may_overlap_by_more_than_half(text_pipe, monkeypatch):
         ({"num_frames": 9}, r"length the model was trained on \(17\) or longer, got 9; use 17"),
         ({"num_frames": 17, "duration": 1.5}, "must not both be given"),
         ({"num_frames": 80001}, "at most 600 seconds"),
-        ({"duration": 1.0}, "`duration` must be at least 1.42 seconds"),
         ({"duration": float("nan")}, "`duration` must be at most 600 seconds, got nan"),
         ({"duration": -1.0}, "at least one frame"),
         ({"num_inference_steps": 0}, "`num_inference_steps` must be a whole number from 1 to 1000, got 0"),
@@ -312,6 +328,15 @@ def test_a_last_window_may_overlap_by_more_than_half(text_pipe, monkeypatch):
         ({"negative_prompt": ["a", "b"]}, "`negative_prompt` must be one text or one for each of 1 prompts"),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, r"may hold 'latents', got \['noise'\]"),
         ({"prompt": None}, "`prompt` or `prompt_embeds` must be given"),
+        ({"prompt_attention_mask": torch.ones(1, 5)}, "`prompt_attention_mask` must come with `prompt_embeds`"),
+        (
+            {"negative_prompt": "a dog", "negative_prompt_attention_mask": torch.ones(1, 5), "guidance_scale": 1.0},
+            "`negative_prompt_attention_mask` must come with `negative_prompt_embeds`",
+        ),
+        (
+            {"prompt": None, "prompt_embeds": torch.zeros(1, 5, 32), "literal_prompt": True},
+            "`literal_prompt` must be left out beside `prompt_embeds`",
+        ),
     ],
 )
 def test_messages(text_pipe, arguments, message):
@@ -323,6 +348,22 @@ def test_duration_takes_the_longest_length_that_fits(text_pipe):
     output = text_pipe(PROMPT, seed=0, duration=1.7, num_inference_steps=1)
     assert output.num_frames == 17 and output.adjusted[0].startswith("`duration` 1.7 s became 1.42 s (17 frames")
     assert text_pipe(PROMPT, seed=0, duration=17 / 12, num_inference_steps=1).adjusted == []
+
+
+@pytest.mark.parametrize(
+    ("lengths", "fps", "duration", "num_frames", "said"),
+    [
+        ([33], 16, 2.0, 33, "2 s became 2.06 s (33 frames at 16 per second), the shortest trained length."),
+        ([33], 16, 33 / 16, 33, None),
+        ([17], 12, 1.0, 17, "1 s became 1.42 s (17 frames at 12 per second), the shortest trained length."),
+        ([17, 33], 12, 2.0, 17, "2 s became 1.42 s (17 frames at 12 per second), the longest length that fits."),
+        ([33], 16, 2.5, 37, "2.5 s became 2.31 s (37 frames at 16 per second), the longest length that fits."),
+    ],
+)
+def test_a_duration_below_every_trained_length_becomes_the_shortest(lengths, fps, duration, num_frames, said):
+    adjusted: list[str] = []
+    assert requests.check_length(None, duration, fps, {"num_frames": lengths}, 4, adjusted) == num_frames
+    assert adjusted == ([] if said is None else [f"`duration` {said}"])
 
 
 def test_nan_is_never_a_success(text_pipe):
@@ -338,9 +379,15 @@ def test_nan_is_never_a_success(text_pipe):
             norm.copy_(kept)
 
 
-def test_negative_prompt_without_guidance_is_said(text_pipe):
-    output = text_pipe(PROMPT, "a dog", seed=0, num_inference_steps=1, guidance_scale=1.0)
-    assert output.warnings == ["`negative_prompt` has no effect while `guidance_scale` is 1.0."]
+def test_what_has_no_effect_without_guidance_is_said(text_pipe):
+    asked = {"guidance_interval": (0.5, 1.0), "guidance_method": "cfg_zero", "guidance_rescale": 0.5}
+    common = {"seed": 0, "num_inference_steps": 1}
+    output = text_pipe(PROMPT, "a dog", **asked, **common, guidance_scale=1.0)
+    names = ["negative_prompt", *asked]
+    assert output.warnings == [f"`{name}` has no effect while `guidance_scale` is 1.0." for name in names]
+    replayed = {"guidance_interval": (0.0, 1.0), "guidance_method": "standard", "guidance_rescale": 0.0}
+    assert text_pipe(PROMPT, [""], **replayed, **common, guidance_scale=1.0).warnings == []
+    assert text_pipe(PROMPT, "a dog", **asked, **common, guidance_scale=2.0).warnings == []
 
 
 def test_black_and_frozen_clips_are_pointed_out(text_pipe):
@@ -596,6 +643,13 @@ def test_extension_by_duration_over_several_windows(extension_pipe):
     assert len(exact.adjusted) == 1 and "continued in 2 windows" in exact.adjusted[0]
 
 
+def test_the_longest_extension(extension_pipe):
+    adjusted: list[str] = []
+    assert extension_pipe._num_new_frames(None, 600.0, 12.0, 8, adjusted) == 7200
+    assert extension_pipe._num_new_frames(7200, None, 12.0, 8, adjusted) == 7200
+    assert adjusted == []
+
+
 def test_extension_of_every_kind_of_video(extension_pipe, tmp_path):
     from videogen.data.video import write_video
 
@@ -635,8 +689,10 @@ def test_extension_fits_size_and_says_so(extension_pipe):
     [
         ({"video": None}, "`video` must be given"),
         ({"num_frames": 14}, "`num_frames` must be a positive multiple of 4 new frames, got 14; use 16"),
+        ({"num_frames": 7204}, "`num_frames` must make at most 600 seconds, got 7204 new frames .*; use 7200"),
         ({"num_frames": 8, "duration": 1.0}, "must not both be given"),
         ({"duration": 0.2}, "`duration` must be at least 0.33 seconds"),
+        ({"duration": 600.5}, "`duration` must be at most 600 seconds, got 600.5"),
         ({"duration": float("nan")}, "`duration`"),
         ({"video": np.zeros((4, 32, 32), np.uint8)}, r"must be \[F, H, W, 3\], got \[4, 32, 32\]"),
         ({"video": []}, "at least one frame"),

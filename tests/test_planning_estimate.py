@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -133,6 +134,22 @@ def test_plan_prints_everything_and_writes_json(tmp_path: Path, capsys: pytest.C
     assert "`--devices` must go with a named `--device`" in capsys.readouterr().err
     assert main(["plan", "--model", "base", "--duration", "6", "--size", "1280x720"]) == 2
     assert "`fps` must be given" in capsys.readouterr().err
+
+
+def test_plan_of_a_quality(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(SHIPPED_FOLDER, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    (tmp_path / "model" / "fast").mkdir(exist_ok=True)
+    (tmp_path / "model" / "fast" / "config.json").write_text('{"num_inference_steps": 3, "guidance_scale": 1.0}')
+    path = tmp_path / "plan.json"
+    common = ["plan", "--model", str(tmp_path / "model"), "--device", "l40s", "--json", str(path)]
+    steps = {}
+    for quality in ("fast", "high"):
+        assert main([*common, "--quality", quality]) == 0
+        steps[quality] = json.loads(path.read_text(encoding="utf-8"))["request"]["num_inference_steps"]
+    known = json.loads((SHIPPED_FOLDER / "vocabulary.json").read_text(encoding="utf-8"))
+    assert steps == {"fast": 3, "high": known["num_inference_steps"]}
+    assert main([*common, "--quality", "best"]) == 2
+    assert "`quality` must be 'fast' or 'high', got 'best'" in capsys.readouterr().err
 
 
 def test_generate_refuses_what_cannot_fit_and_announces_what_takes_long(

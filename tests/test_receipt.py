@@ -57,6 +57,17 @@ def test_what_was_asked_for_is_kept_where_words_were_read_as_others() -> None:
     assert Receipt.model_validate_json(asked.to_json()) == asked
 
 
+def test_a_receipt_of_an_older_version_stays_the_same() -> None:
+    content = json.loads(make_receipt().to_json())
+    assert {"asked_prompt", "guidance_interval", "quality"}.isdisjoint(content["request"])
+    old = Receipt.model_validate(content)
+    assert (old.request.guidance_interval, old.request.quality) == ((0.0, 1.0), "high")
+    again = old.model_copy(update={"request": old.request.model_copy(update={"batch_size": 1})})  # as a replay does
+    assert again.to_json() == json.dumps(content, ensure_ascii=False)
+    new = {**content, "request": {**content["request"], "guidance_interval": [0.0, 1.0], "quality": "high"}}
+    assert json.loads(Receipt.model_validate(new).to_json()) == new
+
+
 @pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
 def test_receipt_comes_back_equal_from_every_container(tmp_path: Path, suffix: str) -> None:
     receipt = make_receipt(num_pictures=10)

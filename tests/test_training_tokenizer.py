@@ -138,6 +138,20 @@ def test_a_decoder_learns_from_what_a_generator_makes_of_latents(tmp_path, gener
     assert not torch.equal(second.decode(latents).sample, model.decode(latents).sample)
 
 
+def test_a_generator_keeps_the_time_that_it_was_trained_with(generator_folder):
+    vae = training.CausalVideoAutoencoder(**SMALL["model"])
+    latents = torch.randn(1, 8, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+
+    def made(**options) -> torch.Tensor:
+        config = GeneratorConfig(weights=str(generator_folder), share=1.0, **options)
+        return GeneratorErrors(config, vae, torch.device("cpu"))(latents, torch.Generator().manual_seed(0))
+
+    slow, fast = made(fps=12.0), made(fps=16.0)
+    assert not torch.equal(slow, fast) and torch.equal(made(), slow)
+    (generator_folder / "vocabulary.json").write_text('{"fps": [16.0]}')
+    assert torch.equal(made(), fast) and torch.equal(made(fps=12.0), slow)
+
+
 def test_a_generator_must_fit(tmp_path, generator_folder):
     with pytest.raises(ValueError, match="`generator` needs `freeze_encoder`"):
         small_config(generator={"weights": str(generator_folder)})
@@ -204,6 +218,16 @@ def test_videos_of_a_folder_are_played_and_short_ones_back_and_forth(tmp_path):
     torch.testing.assert_close(levels, expected.expand(2, 13), atol=0.1, rtol=0)
     config = small_config(output=str(tmp_path / "run"), sources=(source,), steps=2)
     assert training.train_tokenizer(config)["psnr_videos"] > 0
+
+
+def test_stage_is_played_at_the_rate_of_its_source():
+    def tracks(num_frames: int, fps: float) -> np.ndarray:
+        source = training.SourceConfig(kind="stage", unnamed_share=0.0, fps=fps)
+        return tokenizer_clips.make_source(source, num_frames, 48, 48).draw(0, 0, 4).tracks
+
+    twice = tracks(17, 24.0)[:, :, ::2]
+    np.testing.assert_allclose(twice, tracks(9, 12.0), atol=1e-4)
+    assert not np.allclose(twice, tracks(17, 12.0)[:, :, ::2], atol=1e-2)
 
 
 def test_batches_depend_on_seed_and_step_alone():

@@ -565,7 +565,7 @@ def test_the_trainer_learns_from_a_folder_of_videos(ground, folder_of_videos, tm
             told, untold = told + bool(camera.any()), untold + (not camera.any())
     assert told > 10 and untold > 10
     assert json.loads((tmp_path / "run" / "weights" / "vocabulary.json").read_text()) == {
-        "sizes": [[32, 32]], "num_frames": [17], "fps": [12.0]
+        "sizes": [[32, 32]], "num_frames": [17], "fps": [12.0], "max_length": 72
     }  # fmt: skip
 
 

@@ -141,6 +141,8 @@ class Receipt(_Record):
         content = self.model_dump(mode="json")
         if self.request.asked_prompt is None:  # a receipt written before there was the field stays the same
             del content["request"]["asked_prompt"]
+        for name in {"guidance_interval", "quality"} - self.request.model_fields_set:  # likewise
+            del content["request"][name]
         return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent)
 
     def without_images(self) -> Receipt:

@@ -48,6 +48,7 @@ from videogen_pipelines.requests import (
     check_sampling,
     check_size,
     make_generators,
+    notes_without_guidance,
     plan_windows,
     read_camera,
     read_prompt,
@@ -346,6 +347,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
         adjusted = list(plan.adjusted)
         notes: list[str] = []
         fast = None if self.fast is None else self.fast[1]
+        negative = negative_prompt if negative_prompt_embeds is None else "as embeddings"
         quality = settle_quality(
             quality,
             fast,
@@ -354,7 +356,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
             guidance_interval,
             guidance_method,
             guidance_rescale,
-            negative_prompt if negative_prompt_embeds is None else "as embeddings",
+            negative,
         )
         if quality == "fast":
             assert fast is not None
@@ -370,6 +372,14 @@ class VideoGenerationPipeline(DiffusionPipeline):
             raise ValueError(f"`callback_on_step_end_tensor_inputs` may hold 'latents', got {sorted(unknown)}.")
 
         # Text and camera
+        for name, embeds, mask in (
+            ("prompt", prompt_embeds, prompt_attention_mask),
+            ("negative_prompt", negative_prompt_embeds, negative_prompt_attention_mask),
+        ):
+            if mask is not None and embeds is None:
+                raise ValueError(f"`{name}_attention_mask` must come with `{name}_embeds`; a text makes its own.")
+        if literal_prompt and prompt_embeds is not None:
+            raise ValueError("`literal_prompt` must be left out beside `prompt_embeds`, which hold no words.")
         read, prompts, camera_plans, vectors = self._read_prompts(
             prompt, prompt_embeds, camera, literal_prompt, adjusted, notes
         )
@@ -387,8 +397,8 @@ class VideoGenerationPipeline(DiffusionPipeline):
                 )
             )
             negatives = negatives * len(texts) if len(negatives) == 1 else negatives
-        elif negative_prompt or negative_prompt_embeds is not None:
-            notes.append("`negative_prompt` has no effect while `guidance_scale` is 1.0.")
+        own_interval = None if interval == self.default_guidance_interval else interval  # replays pass the default too
+        notes.extend(notes_without_guidance(scale, own_interval, guidance_method, guidance_rescale, negative))
 
         # Timeline
         num_source = 0 if conditions.source is None else conditions.source.shape[1]
@@ -645,12 +655,14 @@ class VideoGenerationPipeline(DiffusionPipeline):
     ) -> list[_Text]:
         """One encoded text per prompt, each encoded on its own so that it cannot depend on its neighbours."""
         if prompts is not None:
+            trained = (self.vocabulary or {}).get("max_length", MAX_TEXT_TOKENS)
             for text in prompts:
                 num_tokens = len(self.tokenizer.encode(text))
+                says = f"the text '{text[:20]}…' has {num_tokens} tokens; the model"
                 if num_tokens > MAX_TEXT_TOKENS:
-                    notes.append(
-                        f"the text '{text[:20]}…' has {num_tokens} tokens; the model reads the first {MAX_TEXT_TOKENS}."
-                    )
+                    notes.append(f"{says} reads the first {MAX_TEXT_TOKENS}.")
+                elif num_tokens > trained:
+                    notes.append(f"{says} was trained on texts of at most {trained}.")
             return [_Text(*self.encode_prompt(text)) for text in prompts]
         assert embeds is not None
         if embeds.ndim != 3:

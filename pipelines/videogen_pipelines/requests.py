@@ -114,26 +114,24 @@ def check_length(
 ) -> int:
     """Returns the number of frames: the given one, the longest that fits in `duration`, or the trained one.
 
+    A `duration` below every trained length becomes the shortest of them; that is noted in `adjusted`.
+
     Raises:
-        ValueError: both given, off the grid, too long, or shorter than any trained length and not one of them.
+        ValueError: both given, off the grid, too long, or a number of frames shorter than the longest trained length and not
+            a trained one.
     """
     lengths = sorted(vocabulary["num_frames"]) if vocabulary and vocabulary.get("num_frames") else []
     if num_frames is not None and duration is not None:
         raise ValueError(f"`num_frames` and `duration` must not both be given, got {num_frames} and {duration:g}.")
     if duration is not None:
         num_frames = longest_num_frames(duration, fps, scale_factor_temporal)
-        shorter = [length for length in lengths if length <= num_frames]
-        if lengths and not shorter:
-            raise ValueError(
-                f"`duration` must be at least {lengths[0] / fps:.2f} seconds, the shortest trained length "
-                f"({lengths[0]} frames), got {duration:g}."
-            )
         if lengths and num_frames < lengths[-1]:
-            num_frames = shorter[-1]
+            num_frames = max((length for length in lengths if length <= num_frames), default=lengths[0])
         if abs(num_frames / fps - duration) > 0.5 / fps:
+            why = "the longest length that fits" if num_frames / fps < duration else "the shortest trained length"
             adjusted.append(
                 f"`duration` {duration:g} s became {num_frames / fps:.2f} s ({num_frames} frames at {fps:g} per "
-                f"second), the longest length that fits."
+                f"second), {why}."
             )
         return num_frames
     if num_frames is None:
@@ -188,6 +186,25 @@ def check_sampling(
         raise ValueError(
             f"`guidance_interval` must be two noise levels from 0 to 1, the lower one first, got {tuple(guidance_interval)}."
         )
+
+
+def notes_without_guidance(
+    guidance_scale: float,
+    guidance_interval: Sequence[float] | None = None,
+    guidance_method: str = "standard",
+    guidance_rescale: float = 0.0,
+    negative_prompt: str | Sequence[str] | None = None,
+) -> list[str]:
+    """One sentence for each setting that was asked for (None = not) and does nothing, because a scale of 1 switches guidance off."""
+    if guidance_scale != 1.0:
+        return []
+    asked = {
+        "negative_prompt": any([negative_prompt] if isinstance(negative_prompt, str) else negative_prompt or ()),
+        "guidance_interval": guidance_interval is not None,
+        "guidance_method": guidance_method != "standard",
+        "guidance_rescale": guidance_rescale != 0.0,
+    }
+    return [f"`{name}` has no effect while `guidance_scale` is 1.0." for name, given in asked.items() if given]
 
 
 def make_generators(

@@ -60,7 +60,7 @@ class TextToVideoPipeline(VideoGenerationPipeline):
             height: pixels; None = the trained size.
             width: pixels; None = the trained size.
             num_frames: 1 plus a multiple of 4; None = the trained length. Longer clips are continued in windows.
-            duration: seconds instead of `num_frames`; the longest grid length that fits is taken and reported.
+            duration: seconds instead of `num_frames`; the longest length that fits is taken and reported, or the shortest trained one.
             fps: frames per second; None = the trained rate.
             num_inference_steps: denoising steps; None = the model's own default.
             guidance_scale: 1.0 = off; None = the model's own default.

@@ -29,7 +29,6 @@ from videogen_pipelines.requests import (
     check_size,
     extension_overlap,
     extension_window,
-    longest_num_frames,
 )
 
 VideoInput = str | os.PathLike | np.ndarray | torch.Tensor | Sequence[Image.Image]
@@ -158,11 +157,13 @@ class VideoExtensionPipeline(VideoGenerationPipeline):
         if num_frames is not None and duration is not None:
             raise ValueError(f"`num_frames` and `duration` must not both be given, got {num_frames} and {duration:g}.")
         if duration is not None:
-            if not math.isfinite(duration) or duration * fps + 1e-6 < step:
+            if not math.isfinite(duration) or duration > MAX_DURATION:
+                raise ValueError(f"`duration` must be at most {MAX_DURATION:g} seconds, got {duration:g}.")
+            new = math.floor(duration * fps + 1e-6) // step * step
+            if new < step:
                 raise ValueError(
                     f"`duration` must be at least {step / fps:.2f} seconds ({step} frames), got {duration:g}."
                 )
-            new = longest_num_frames(duration + 1 / fps, fps, step) - 1
             if abs(new / fps - duration) > 0.5 / fps:
                 adjusted.append(
                     f"`duration` {duration:g} s became {new / fps:.2f} s ({new} new frames at {fps:g} per second), "
@@ -171,7 +172,13 @@ class VideoExtensionPipeline(VideoGenerationPipeline):
             return new
         if num_frames is None:
             return default
-        if num_frames < step or num_frames % step or num_frames > MAX_DURATION * fps:
+        most = math.floor(MAX_DURATION * fps) // step * step
+        if num_frames > most:
+            raise ValueError(
+                f"`num_frames` must make at most {MAX_DURATION:g} seconds, got {num_frames} new frames at {fps:g} per "
+                f"second; use {most}."
+            )
+        if num_frames < step or num_frames % step:
             good = max(step, round(num_frames / step) * step)
             raise ValueError(
                 f"`num_frames` must be a positive multiple of {step} new frames, got {num_frames}; use {good}."

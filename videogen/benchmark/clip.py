@@ -1,4 +1,4 @@
-"""Where the time of one clip of the shipped model goes, from the start of the process to the closed file.
+"""Where the time of one clip of a model's own length goes, from the start of the process to the closed file.
 
 Two kinds of rows: the real command `videogen generate` from outside (`command`), and its parts in one process (`import torch`, `import diffusers`,
 `import videogen`, `load`, `text`, `denoise` per step, `decode`, `write`), then the same clip a second time in that process (`warm`). `--help` is measured too.
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from videogen.benchmark.clip_profile import DURATION, PROMPT
+from videogen.benchmark.clip_profile import PROMPT
 from videogen.benchmark.measure import Budget, CaseFailed, Row
 from videogen.benchmark.measure import run_case as run_in_process
 
@@ -26,14 +26,15 @@ _PROFILE = (
 
 
 def run_case(model: str | None = None) -> Row:
-    """The parts of one clip: `parts` (part -> list of seconds), `frames`, `peak_bytes`."""
+    """The parts of one clip: `parts` (part -> list of seconds), `frames`, `fps`, `threads`, `tokens`, `peak_bytes`."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", _PROFILE, repr(time.time()), str(Path(folder) / "clip.mp4")]
         command += [model] if model else []
         result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise RuntimeError((result.stderr.strip().splitlines() or ["no message"])[-1])
-    parts, row = {}, {}
+    parts: dict[str, list[float]] = {}
+    row: Row = {}
     for line in result.stdout.splitlines():
         words = line.split()
         if words[:1] == ["part"]:
@@ -41,7 +42,7 @@ def run_case(model: str | None = None) -> Row:
         elif words[:1] == ["peak"]:
             row["peak_bytes"] = int(words[1])
         elif words[:1] == ["frames"]:
-            row |= {"frames": int(words[1]), "threads": int(words[3]), "tokens": int(words[5])}
+            row |= {"frames": int(words[1]), "fps": float(words[3]), "threads": int(words[5]), "tokens": int(words[7])}
     return {**row, "parts": parts}
 
 
@@ -52,7 +53,7 @@ def run(*, model: str | None = None, repeats: int = 3, budget: Budget, say: Call
             say(f"run {repeat + 1} of {repeats}: left out, no time is left")
             return
         with tempfile.TemporaryDirectory() as folder:
-            make = ["generate", PROMPT, "--duration", f"{DURATION:g}", "-o", str(Path(folder) / "clip.mp4")]
+            make = ["generate", PROMPT, "-o", str(Path(folder) / "clip.mp4")]
             for name, arguments in (("--help", ["--help"]), ("generate", make + (["--model", model] if model else []))):
                 seconds, peak = _command(arguments)
                 say(f"videogen {name}: {seconds:.2f} s")
@@ -81,6 +82,7 @@ def run(*, model: str | None = None, repeats: int = 3, budget: Budget, say: Call
                 "calls": len(times),
                 "run": repeat,
                 "frames": found["frames"],
+                "fps": found["fps"],
                 "threads": found["threads"],
             }
 

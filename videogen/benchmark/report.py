@@ -372,8 +372,11 @@ def _clip(rows: Sequence[Row]) -> list[str]:
         ]
         for part, found in parts.items()
     ]
+    lengths = [
+        f" The clip has {row['frames']} frames, {row['frames'] / row['fps']:.2f} s." for row in rows if "fps" in row
+    ]
     lines = [
-        "Medians over runs. Parts that happen in both clips of the process (text, denoise, decode, write) are counted together.",
+        f"Medians over runs.{''.join(lengths[:1])} Parts that happen in both clips of the process (text, denoise, decode, write) are counted together.",
         "",
     ]
     lines += [*_table(("part", "seconds", "calls", "seconds a call", "peak, GB"), cells), ""]

@@ -67,6 +67,7 @@ def stage(
     ),
 ) -> None:
     """Sample the fixed prompts of Stage, check the decoded clips' pixels, print the table."""
+    _check_json(json_)
     from dataclasses import replace
 
     from videogen.evaluation.stage_suite import KINDS, SuiteSettings, format_table, run_suite, rung_of, write_json
@@ -149,6 +150,7 @@ def tasks(
     ),
 ) -> None:
     """Measure on Stage what a model does with pictures, clips to extend and camera vectors; print the table."""
+    _check_json(json_)
     from dataclasses import replace
 
     from videogen.evaluation.stage_suite import rung_of, write_json
@@ -217,6 +219,10 @@ def sample(
         tuple[float, float] | None,
         typer.Option(help="Lowest and highest noise level at which to guide; default the model's own."),
     ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(metavar="fast|high", help="Few steps without guidance, or many; default the model's own."),
+    ] = None,
     num_frames: Annotated[int | None, typer.Option(help="Default the trained length.")] = None,
     fps: Annotated[float | None, typer.Option(help="Default the trained rate.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels; default the trained size.")] = None,
@@ -252,6 +258,7 @@ def sample(
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
         guidance_interval=guidance_interval,
+        quality=quality,
         num_frames=num_frames,
         fps=fps,
         height=height,
@@ -310,9 +317,9 @@ def score(
     """Score clips: VBench's own definitions under their names, others under a suffix, with intervals and baselines."""
     from videogen.data.files import check_output_path
 
-    for path, suffix, option in ((json_, ".json", "--json"), (html, ".html", "--html")):
-        if path is not None:
-            check_output_path(path, (suffix,), option)
+    _check_json(json_)
+    if html is not None:
+        check_output_path(html, (".html",), "--html")
     if vbench_python is None and (vbench_dimensions or vbench_cache is not None):
         raise ValueError("`--vbench-dimensions` and `--vbench-cache` need `--vbench-python`.")
     from videogen.evaluation.score import score_folder, write_results
@@ -375,6 +382,7 @@ def total(
     json_: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
 ) -> None:
     """VBench's Quality, Semantic and Total from results under bare names."""
+    _check_json(json_)
     from dataclasses import asdict
 
     from videogen.evaluation.stage_suite import write_json
@@ -398,6 +406,7 @@ def compare(
     json_: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
 ) -> None:
     """Compare two models on the same prompts: paired differences, intervals over prompts, Holm's correction."""
+    _check_json(json_)
     from videogen.evaluation.compare import compare as compare_results
     from videogen.evaluation.compare import format_comparison
     from videogen.evaluation.stage_suite import write_json
@@ -426,6 +435,7 @@ def tokenizer(
     json_: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
 ) -> None:
     """Measure a tokenizer: PSNR, SSIM, worst decile, temporal error, and distances with a named extractor."""
+    _check_json(json_)
     from dataclasses import asdict
 
     from videogen.cli.run import SHIPPED_MODEL
@@ -448,6 +458,7 @@ def distance(
     json_: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
 ) -> None:
     """Fréchet and kernel distances between two folders of clips (not FVD: another extractor)."""
+    _check_json(json_)
     from dataclasses import asdict
 
     from videogen.evaluation.distances import distances, folder_features
@@ -462,6 +473,14 @@ def distance(
         typer.echo("Note: the Fréchet distance is biased upwards below about 256 clips; the MMD is not.", err=True)
     if json_ is not None:
         write_json(json_, asdict(found))
+
+
+def _check_json(path: Path | None) -> None:
+    """Refuse an unusable `--json` before any work."""
+    from videogen.data.files import check_output_path
+
+    if path is not None:
+        check_output_path(path, (".json",), "--json")
 
 
 def _check_source(source: str, device: str) -> None:

@@ -14,7 +14,7 @@ def extend(
         float, typer.Option(metavar="S", help="Seconds to add; the longest length that fits is printed.")
     ],
     prompt: Annotated[
-        str | None, typer.Option(help="What happens next; by default the prompt in the file's receipt.")
+        str | None, typer.Option(help="What happens next; by default prompt and camera of the file's receipt.")
     ] = None,
     negative_prompt: Annotated[str, typer.Option(help="What to keep away from.")] = "",
     camera: Annotated[str | None, typer.Option(help="Camera commands, instead of brackets in the prompt.")] = None,
@@ -56,11 +56,18 @@ def extend(
         from videogen.receipt import read_receipt
 
         try:
-            prompt = read_receipt(file).request.prompt
+            made = read_receipt(file).request
         except ValueError as error:
             if not file.is_file():
                 raise
             raise ValueError(f"`--prompt` must be given for a video without a videogen receipt ({error})") from None
+        prompt = made.prompt
+        if camera is None:
+            camera = made.camera
+        else:
+            from videogen.conditioning.camera import parse_camera
+
+            prompt = parse_camera(prompt).prompt_without_brackets
     run.generate_files(
         "extend",
         model,

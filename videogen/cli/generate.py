@@ -37,7 +37,10 @@ def generate(
         bool, typer.Option("--literal-prompt", help="Do not read unknown words as the nearest that the model knows.")
     ] = False,
     duration: Annotated[
-        float | None, typer.Option(metavar="S", help="Seconds; the longest length that fits is taken and printed.")
+        float | None,
+        typer.Option(
+            metavar="S", help="Seconds; the longest length that fits is taken and printed, or the shortest trained."
+        ),
     ] = None,
     num_frames: Annotated[int | None, typer.Option(help="Instead of --duration: 1 plus a multiple of 4.")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Width and height in pixels.")] = None,

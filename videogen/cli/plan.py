@@ -38,6 +38,10 @@ def plan(
             metavar="LOW HIGH", help="Noise levels, 0 to 1, at which to guide; a step elsewhere takes half the time."
         ),
     ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(metavar="fast|high", help="Few steps without guidance, or many; default the model's own."),
+    ] = None,
     num_videos: Annotated[int, typer.Option(help="Videos to make.", min=1, max=1000)] = 1,
     device: Annotated[
         str,
@@ -54,7 +58,10 @@ def plan(
 ) -> None:
     """Print tokens, parameters, operations, memory and time of a request, and how it would be spread over several devices."""
     from videogen.cli.generate import parse_size
+    from videogen.data.files import check_output_path
 
+    if output_json is not None:
+        check_output_path(output_json, (".json",), "--json")
     width, height = parse_size(size) if size is not None else (None, None)
     if dtype not in (None, "float32", "bfloat16"):
         raise ValueError(f"`--dtype` must be float32 or bfloat16, got {dtype!r}.")
@@ -81,6 +88,7 @@ def plan(
             "num_inference_steps": steps,
             "guidance_scale": guidance_scale,
             "guidance_interval": guidance_interval,
+            "quality": quality,
         },
         num_videos,
     )
@@ -94,9 +102,6 @@ def plan(
     if not estimate.fits and not estimate.spread:
         typer.echo(f"Does not fit: {planning.advice(spec, estimate, machine, chosen)}")
     if output_json is not None:
-        from videogen.data.files import check_output_path
-
-        check_output_path(output_json, (".json",), "--json")
         output_json.write_text(json.dumps(estimate.as_json(), indent=1) + "\n", encoding="utf-8")
         typer.echo(f"Wrote {output_json}.")
 

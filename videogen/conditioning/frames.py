@@ -110,8 +110,8 @@ def build_frames(
     num_latent_frames: int,
     latent_size: tuple[int, int, int],
     *,
+    fps: float,
     batch_size: int = 1,
-    fps: float = 12.0,
     scale_factor_temporal: int = 4,
     camera: Tensor | None = None,
     known_video: Tensor | None = None,
@@ -126,8 +126,8 @@ def build_frames(
     Args:
         num_latent_frames: f, latent frames of the video (1 for a single image).
         latent_size: `(C, h, w)`.
-        batch_size: B; every item has the same layout.
         fps: frames per second of the video, > 0: times are in seconds.
+        batch_size: B; every item has the same layout.
         scale_factor_temporal: pixel frames per latent frame after the first.
         camera: `[f, CAMERA_DIM]` or `[B, f, CAMERA_DIM]`; None asks for nothing.
         known_video: `[B, C, k, h, w]` (or B = 1, shared), the clean first k latents of the video, 0 <= k <= f.

@@ -46,15 +46,6 @@ def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 
-def default_shift(num_tokens: int) -> float:
-    """The shift for a video of `num_tokens` unknown tokens, at least 1.
-
-    Log-linear through 3 at 4,290 tokens and 6 at 23,000 (SANA-Video 2.0, arXiv:2607.21553); about 320 tokens and fewer
-    need none.
-    """
-    return max(1.0, 3.0 * (num_tokens / 4290) ** 0.413)
-
-
 def add_noise(sample: Tensor, noise: Tensor, sigmas: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """Noise the unknown frames.
 

@@ -37,7 +37,9 @@ from videogen.evaluation.spread import JobFailed, spread
 from videogen.evaluation.stage_shape import clip_shape
 from videogen.evaluation.stage_suite import model_folder, true_clip
 from videogen.evaluation.suite import FLICKERING_SAMPLES, Entry, Suite, clip_seed, num_samples
+from videogen.planning.specs import load_spec
 from videogen.receipt import weights_sha256
+from videogen_pipelines.requests import settle_quality
 
 Source = Literal["model", "renders"]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -56,6 +58,7 @@ class SamplingSettings:
         num_inference_steps: None = the model's own.
         guidance_scale: None = the model's own.
         guidance_interval: lowest and highest noise level at which to guide; None = the model's own.
+        quality: "fast" or "high"; None = fast where the model can and no other setting needs the other.
         num_frames: None = the trained length.
         fps: None = the trained rate.
         height: pixels; None = the trained size.
@@ -70,6 +73,7 @@ class SamplingSettings:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
+    quality: str | None = None
     num_frames: int | None = None
     fps: float | None = None
     height: int | None = None
@@ -118,6 +122,9 @@ def sample_suite(
         raise ValueError("`samples`, `flickering_samples` and `workers` must be at least 1.")
     if settings.source == "renders" and any(entry.stage is None for entry in suite.entries):
         raise ValueError("`source` renders needs prompts of Stage; take --suite stage.")
+    if settings.source == "model" and settings.quality is not None:
+        asked = settings.num_inference_steps, settings.guidance_scale, settings.guidance_interval
+        settle_quality(settings.quality, load_spec(model_folder(settings.model)).fast, *asked)
     folder = Path(folder)
     entries, stems = suite.entries, clip_stems(suite.entries)
     about = _claim(folder, suite, settings)
@@ -187,6 +194,7 @@ def _claim(folder: Path, suite: Suite, settings: SamplingSettings) -> dict[str, 
         "torch": torch.__version__,
     }
     about["model"] = Path(settings.model).name  # the hash says which; a path would say where
+    about = json.loads(json.dumps(about))  # as it is read again: pairs are lists there
     path = folder / SETTINGS
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -288,7 +296,16 @@ def _generate(
 ) -> tuple[np.ndarray, float, dict[str, Any]]:
     kind = "subject" if entry.subject else "image" if entry.image else "text"
     pipe = _pipeline(kind, settings["model"])
-    names = ("num_inference_steps", "guidance_scale", "guidance_interval", "num_frames", "fps", "height", "width")
+    names = (
+        "num_inference_steps",
+        "guidance_scale",
+        "guidance_interval",
+        "quality",
+        "num_frames",
+        "fps",
+        "height",
+        "width",
+    )
     options: dict[str, Any] = {name: settings[name] for name in names}
     if entry.image:
         options["image"] = str(pictures / _picture_name(entry.image))

@@ -6,6 +6,7 @@ while the picture moves. Given (what the transformer makes of a clip's latents, 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,14 @@ class GeneratorConfig(Section):
         share: of the batches of whole clips whose latents it goes over.
         max_sigma: largest noise level it starts from; from higher ones it tells another story than the clip's.
         steps: denoising steps.
-        fps: frames per second of the clips.
+        fps: frames per second of the clips; None = as the `vocabulary.json` beside the weights has it, or 12 without one.
     """
 
     weights: str
     share: float = Field(0.5, ge=0, le=1)
     max_sigma: float = Field(0.45, gt=0, lt=1)
     steps: int = Field(3, ge=1)
-    fps: float = Field(12.0, gt=0)
+    fps: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
     def _check(self):
@@ -63,6 +64,7 @@ class GeneratorErrors:
 
         self.config, self.vae = config, vae
         folder = Path(config.weights)
+        self.fps = _trained_fps(folder) if config.fps is None else config.fps
         self.transformer = VideoTransformer.from_pretrained(str(folder / "transformer")).float().to(device).eval()
         channels = vae.config.latent_channels
         if self.transformer.config.latent_channels != channels:
@@ -90,7 +92,7 @@ class GeneratorErrors:
             num_frames,
             (channels, height, width),
             batch_size=batch,
-            fps=self.config.fps,
+            fps=self.fps,
             scale_factor_temporal=self.vae.config.scale_factor_temporal,
             device=clean.device,
         )
@@ -105,3 +107,9 @@ class GeneratorErrors:
             noise=torch.lerp(clean, gauss, sigma),
         )
         return self.vae.denormalize(made).to(latents.dtype)
+
+
+def _trained_fps(folder: Path) -> float:
+    path = folder / "vocabulary.json"
+    rates = json.loads(path.read_text(encoding="utf-8")).get("fps") if path.is_file() else None
+    return float(rates[0]) if rates else 12.0

@@ -89,7 +89,7 @@ class StageSource:
     def draw(self, seed: int, group: int, count: int) -> RenderPlan:
         config = self.config
         specs = draw_clips(seed, group, count, config.rung, self.cast.num_unnamed, config.unnamed_share)
-        return plan_clips(specs, *self.size)
+        return plan_clips(specs, *self.size, config.fps)
 
     def clips(self, drawn: RenderPlan, device: torch.device) -> tuple[Tensor, Tensor]:
         clip = render_plan(drawn, device, self.cast)

@@ -447,6 +447,7 @@ class Trainer:
 
             vocabulary = rungs()[data.rung].to_dict()
         vocabulary |= {"sizes": [[data.width, data.height]], "num_frames": [data.num_frames], "fps": [data.fps]}
+        vocabulary["max_length"] = config.text.max_length
         summary = {
             "steps": self.step,
             "clips_seen": self.clips_seen,

@@ -358,18 +358,6 @@ def _flow(
     return moved[:, 0], found[:, 0].astype(bool), error[:, 0]
 
 
-def _designs(position: np.ndarray, focal: np.ndarray, push: np.ndarray) -> np.ndarray:
-    """Derivatives of shifts by the six components on each plane, [3, N, 2, 6]."""
-    distance = DEPTHS[:, None] - push
-    rows = np.zeros((*distance.shape, 2, 6))
-    for axis, (turn, move, sign) in enumerate(((0, 1, -1.0), (2, 3, 1.0))):
-        rows[..., axis, turn] = sign * focal
-        rows[..., axis, move] = sign * focal / distance
-        rows[..., axis, 4] = position[:, axis]
-        rows[..., axis, 5] = position[:, axis] / distance
-    return rows
-
-
 def _design(
     position: np.ndarray, depth: np.ndarray | float, focal: np.ndarray, push: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
