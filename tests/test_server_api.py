@@ -77,6 +77,8 @@ def test_a_job_makes_one_clip_in_all_its_forms_each_marked(server: LocalServer, 
     sheet = Image.open(files["sheet"])
     assert sheet.text["comment"] == LABEL and "videogen_receipt" in sheet.text  # type: ignore[attr-defined]
     assert Image.open(files["spritesheet"]).size == (6 * SIZE, 3 * SIZE)
+    row = server.service.media.find(done["file_id"], "local")
+    assert row is not None and row.bytes == sum(path.stat().st_size for path in files.values())  # what expiry counts
 
 
 def test_the_same_request_gives_the_same_bytes(server: LocalServer, done: dict) -> None:

@@ -274,8 +274,13 @@ def retrieve_file(
 ) -> Retrieved:
     """Facts of a file and an address to download it from, good for a day."""
     row = _file(service, principal, file_id)
-    link = service.link(row.id, base_url(request)) if row.purpose == "video_generation" else None
-    return _retrieved(row, row.purpose, link)
+    if row.purpose != "video_generation":
+        return _retrieved(row, row.purpose, row.bytes)
+    try:
+        size = service.storage.variant(row.id, "video").stat().st_size
+    except FileNotFoundError:  # it expired since the row was read
+        raise _no_file() from None
+    return _retrieved(row, row.purpose, size, service.link(row.id, base_url(request)))
 
 
 @router.get("/v1/files/retrieve_content", response_class=Response, responses=_clip)
@@ -310,14 +315,14 @@ async def upload_file(request: Request, service: ServiceOf, principal: Principal
     service.limit(principal, address_of(request))
     content, name, fields = await read_form(request, "file", known=("purpose",))
     upload = await run_in_threadpool(service.keep, principal, content, name)
-    return _retrieved(upload, fields.get("purpose", "upload")[:32] or "upload")
+    return _retrieved(upload, fields.get("purpose", "upload")[:32] or "upload", upload.bytes)
 
 
-def _retrieved(file: Any, purpose: str, link: str | None = None) -> Retrieved:
+def _retrieved(file: Any, purpose: str, num_bytes: int, link: str | None = None) -> Retrieved:
     """An upload, or a row of the table of files, as MiniMax shows it."""
     info = FileInfo(
         file_id=file.id,
-        bytes=file.bytes,
+        bytes=num_bytes,
         created_at=int(file.created_at),
         filename=file.name,
         purpose=purpose,
@@ -329,8 +334,12 @@ def _retrieved(file: Any, purpose: str, link: str | None = None) -> Retrieved:
 def _file(service: Service, principal: Principal, file_id: str) -> Any:
     row = service.media.find(file_id, principal.tenant) if is_id(file_id) else None
     if row is None:
-        raise ApiError(404, "not_found", "there is no such file, or it is not yours, or it expired.", "file_id")
+        raise _no_file()
     return row
+
+
+def _no_file() -> ApiError:
+    return ApiError(404, "not_found", "there is no such file, or it is not yours, or it expired.", "file_id")
 
 
 def _refused(param: str | None, message: str) -> ApiError:
