@@ -310,20 +310,22 @@ class Worker:
         self.storage.remove_work(job.id)
 
     def _passing(self, job: Job, error: BaseException) -> None:
-        """Something that may pass: the job waits and is tried again."""
+        """Something that may pass: the job waits and is tried again, as often as it takes where the disk is full or the database away."""
+        counts = False
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             note = "the disk is full"
         elif isinstance(error, UNAVAILABLE):
             note = "the database did not answer"
         else:
-            note = f"{type(error).__name__}: {error}"
-        log.error("%s waits %g s: %s", job.id, RETRY_SECONDS, note)
+            told = getattr(error, "strerror", None) or error  # without the path: users read it
+            note, counts = f"{type(error).__name__}: {told}", True
+        log.error("%s waits %g s: %s (%s)", job.id, RETRY_SECONDS, note, error)
         while not self.stopping.is_set():
             try:
                 if isinstance(error, MemoryError):
                     self.store.release_worker(self.name, "out of memory", strike=True)
                 else:
-                    self.store.release(job.id, self.name, note, delay=RETRY_SECONDS)
+                    self.store.release(job.id, self.name, note, delay=RETRY_SECONDS, counts=counts)
                 return
             except UNAVAILABLE as again:
                 log.error("%s: the database does not answer: %s", job.id, _first_line(again))
