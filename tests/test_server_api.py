@@ -552,7 +552,7 @@ def test_the_command_line_submits_waits_lists_downloads_and_cancels(
     assert not (tmp_path / "c.mp4").exists()
     assert main(["submit", "a fox [Pan lefft]"]) == 2 and "nearest is [Pan left]" in capsys.readouterr().err
     assert (
-        main(["status", "--server", "http://127.0.0.1:9", name]) == 2 and "does not answer" in capsys.readouterr().err
+        main(["status", "--server", "http://127.0.0.1:9", name]) == 1 and "does not answer" in capsys.readouterr().err
     )
 
 
