@@ -16,10 +16,12 @@ from PIL import Image
 
 pytest.importorskip("fastapi", reason="the `server` extra is not installed")
 import httpx
+import numpy as np
 from server_tools import PROMPT, SIZE, Hook, LocalServer, data_url, make_model, png
 
-from videogen.data.video import read_metadata, read_video
+from videogen.data.video import read_metadata, read_video, write_video
 from videogen.receipt import LABEL, frames_sha256, read_receipt
+from videogen_pipelines.requests import extension_overlap
 
 VARIANTS = ("video", "thumbnail", "spritesheet", "gif", "sheet", "receipt")
 
@@ -187,6 +189,17 @@ def test_an_uploaded_video_is_continued(server: LocalServer, done: dict) -> None
     assert upload["kind"] == "video"
     job = server.wait(server.submit(source=upload["id"], num_frames=8)["id"])
     assert job["status"] == "completed" and job["result"]["num_frames"] == 25, job
+
+
+def test_an_uploaded_video_is_counted_at_the_rate_of_the_model(server: LocalServer, tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (9, SIZE, SIZE, 3), dtype=np.uint8)
+    write_video(tmp_path / "a.mp4", frames, 24)  # 5 frames at 12 per second
+    upload = server.http.post("/v1/uploads", files={"file": ("a.mp4", (tmp_path / "a.mp4").read_bytes())}).json()
+    job = server.wait(server.submit(source=upload["id"])["id"])
+    assert job["status"] == "completed" and job["result"]["num_source_frames"] == 5, job
+    overlap = extension_overlap(17, server.service.planner.scale_factor_temporal, 5)
+    assert job["request"]["num_frames"] == 17 - overlap  # one window's worth
+    assert job["num_steps"] == server.workers[0].generator.pipes["extend"].num_timesteps
 
 
 def test_cancel_of_a_running_job_within_a_step_with_events(server: LocalServer) -> None:

@@ -101,7 +101,7 @@ def _picture(limits: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"`file` must be an intact picture, and is damaged ({type(error).__name__}); save it again."
         ) from None
-    return {"kind": "image", "width": width, "height": height, "adjusted": adjusted, "num_frames": 1}
+    return {"kind": "image", "width": width, "height": height, "adjusted": adjusted, "num_frames": 1, "fps": None}
 
 
 def _to_srgb(picture: Any, profile: bytes) -> Any:
@@ -145,7 +145,7 @@ def _video(limits: dict[str, Any]) -> dict[str, Any]:
     if not frames or not 0.1 <= rate <= 240:
         raise ValueError("`file` must hold frames at 0.1 to 240 per second, and does not.")
     np.savez("out.npz", frames=np.ascontiguousarray(np.stack(frames)), fps=np.float64(rate))
-    return {"kind": "video", "width": width, "height": height, "adjusted": [], "num_frames": len(frames)}
+    return {"kind": "video", "width": width, "height": height, "adjusted": [], "num_frames": len(frames), "fps": rate}
 
 
 if __name__ == "__main__":

@@ -104,7 +104,11 @@ class Media:
                     sha256=hashlib.sha256(content).hexdigest(),
                     width=facts["width"],
                     height=facts["height"],
-                    adjusted={"sentences": facts["adjusted"], "num_frames": facts["num_frames"]},
+                    adjusted={
+                        "sentences": facts["adjusted"],
+                        "num_frames": facts["num_frames"],
+                        "fps": facts["fps"],
+                    },
                     created_at=epoch(),
                 )
                 .returning(files.c.created_at)
@@ -138,9 +142,8 @@ class Media:
         if row.purpose == "video_generation":
             return StoredPicture(row.id, is_clip=True)
         facts = row.adjusted or {}
-        return StoredPicture(
-            row.id, tuple(_named(facts.get("sentences", ()), param)), num_frames=facts.get("num_frames")
-        )
+        sentences = tuple(_named(facts.get("sentences", ()), param))
+        return StoredPicture(row.id, sentences, num_frames=facts.get("num_frames"), fps=facts.get("fps"))
 
     def find(self, file_id: str, tenant: str) -> Row | None:
         """The row of a file of a tenant, or None."""

@@ -176,12 +176,13 @@ def shape_of(request: JobRequest) -> str:
 
 @dataclass(frozen=True)
 class StoredPicture:
-    """An upload as `media` left it; what it changed is among `adjusted`. A video has `num_frames`."""
+    """An upload as `media` left it; what it changed is among `adjusted`. A video has `num_frames` at `fps` (None = the model's)."""
 
     file_id: str
     adjusted: tuple[str, ...] = ()
     is_clip: bool = False
     num_frames: int | None = None
+    fps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -350,7 +351,7 @@ class Planner:
             fps = self._fps(ask, adjusted)
             height, width = self._size(ask, adjusted, extends=task == "extend")
             if task == "extend":
-                num_frames = self._num_new_frames(ask, fps, _num_source_frames(pictures), adjusted)
+                num_frames = self._num_new_frames(ask, fps, self._num_source_frames(pictures, fps), adjusted)
             else:
                 num_frames = self._length(ask, fps, adjusted)
             quality = rules.settle_quality(
@@ -379,7 +380,7 @@ class Planner:
                 first, last = ask.first_frame is not None, ask.last_frame is not None
                 if (first and 0 in frames) or (last and num_frames - 1 in frames):
                     raise ValueError("`keyframes` must not name a frame that `first_frame` or `last_frame` names.")
-            windows, num_latents = self._windows(task, num_frames, pictures)
+            windows, num_latents = self._windows(task, num_frames, fps, pictures)
             if vectors is not None and len(vectors) != num_latents:
                 raise ValueError(f"`camera` as vectors must be [{num_latents}, 9], got [{len(vectors)}, 9].")
         except (ValueError, TypeError) as error:
@@ -522,7 +523,14 @@ class Planner:
         """Frames of the longest clip that is made in one window."""
         return max((self.vocabulary or {}).get("num_frames", (0,))) or None
 
-    def _windows(self, task: Task, num_frames: int, pictures: Mapping[str, Sequence[StoredPicture]]) -> tuple[int, int]:
+    def _num_source_frames(self, pictures: Mapping[str, Sequence[StoredPicture]], fps: float) -> int:
+        """Frames of the video to continue, at the rate of the clip."""
+        source = pictures["source"][0]
+        return self._rules.resampled_num_frames(source.num_frames or 1, source.fps or fps, fps)
+
+    def _windows(
+        self, task: Task, num_frames: int, fps: float, pictures: Mapping[str, Sequence[StoredPicture]]
+    ) -> tuple[int, int]:
         """Number of windows, and of latent frames that camera vectors are for."""
         from tokenizer3d.shapes import num_latent_frames
 
@@ -530,7 +538,7 @@ class Planner:
         trained = self.trained_num_frames
         if task != "extend":
             return len(self._rules.plan_windows(num_frames, trained, step)), num_latent_frames(num_frames, step)
-        available = _num_source_frames(pictures)
+        available = self._num_source_frames(pictures, fps)
         overlap = self._rules.extension_overlap(trained, step, available)
         return len(self._rules.plan_windows(overlap + num_frames, trained, step)), num_frames // step
 
@@ -565,10 +573,6 @@ def _pictures(ask: Ask, pictures: Mapping[str, Sequence[StoredPicture]]) -> tupl
             time = ask.keyframes[index].time if role == "keyframe" else None
             found.append(Picture(role=role, file_id=stored.file_id, time=time, is_clip=stored.is_clip))
     return tuple(found)
-
-
-def _num_source_frames(pictures: Mapping[str, Sequence[StoredPicture]]) -> int:
-    return pictures["source"][0].num_frames or 1
 
 
 def _first_argument(message: str) -> str | None:

@@ -315,12 +315,11 @@ class Service:
                 raise Refused("`source` must be a completed job of yours or a video that you uploaded.", "source")
             if self.media.find(job.file_id, tenant) is None:
                 raise Refused("`source` must still have its file; the one of this job expired.", "source")
-            return StoredPicture(job.file_id, is_clip=True, num_frames=int(job.result["num_frames"]))
+            return _clip(job.file_id, job.result)
         stored = self.media.resolve(source, tenant, "video", "source")
         if stored.is_clip and stored.num_frames is None:
             clip = self.store.get("video_" + stored.file_id.removeprefix("file_"), tenant)
-            frames = int(clip.result["num_frames"]) if clip and clip.result else 1
-            return StoredPicture(stored.file_id, is_clip=True, num_frames=frames)
+            return _clip(stored.file_id, clip.result or {} if clip else {})
         return stored
 
     # Looking
@@ -405,6 +404,11 @@ class Service:
 
     def link_holds(self, file_id: str, expires: int, signature: str) -> bool:
         return hmac.compare_digest(self.sign(file_id, expires).encode(), signature.encode()) and expires > time.time()
+
+
+def _clip(file_id: str, result: Mapping[str, Any]) -> StoredPicture:
+    """A clip of ours, with what its job says of it."""
+    return StoredPicture(file_id, is_clip=True, num_frames=int(result.get("num_frames", 1)), fps=result.get("fps"))
 
 
 def _known(timings: Mapping[str, Any]) -> Mapping[str, Any]:
