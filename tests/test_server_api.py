@@ -191,6 +191,16 @@ def test_an_uploaded_video_is_continued(server: LocalServer, done: dict) -> None
     assert job["status"] == "completed" and job["result"]["num_frames"] == 25, job
 
 
+def test_a_large_video_is_reduced_to_what_the_model_sees_and_that_is_said(server: LocalServer, tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", np.zeros((5, 120, 200, 3), np.uint8), 12)
+    upload = server.http.post("/v1/uploads", files={"file": ("a.mp4", (tmp_path / "a.mp4").read_bytes())}).json()
+    assert upload["adjusted"] == [f"`file` was reduced to 53x{SIZE}."] and (upload["width"], upload["height"]) == (200, 120)
+    with np.load(server.service.storage.upload(upload["id"], "video")) as kept:
+        assert kept["frames"].shape == (5, SIZE, 53, 3)
+    adjusted = server.http.post("/v1/estimates", json={"prompt": PROMPT, "source": upload["id"]}).json()["adjusted"]
+    assert f"`source` was reduced to 53x{SIZE}." in adjusted
+
+
 def test_an_uploaded_video_is_counted_at_the_rate_of_the_model(server: LocalServer, tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (9, SIZE, SIZE, 3), dtype=np.uint8)
     write_video(tmp_path / "a.mp4", frames, 24)  # 5 frames at 12 per second

@@ -56,10 +56,11 @@ class Media:
         settings: the limits.
         storage: where they go.
         database: where they are listed.
+        video_side: pixels of the shorter side to which larger videos are reduced.
     """
 
-    def __init__(self, settings: Settings, storage: Storage, database: Database):
-        self.settings, self.storage, self.database = settings, storage, database
+    def __init__(self, settings: Settings, storage: Storage, database: Database, video_side: int):
+        self.settings, self.storage, self.database, self.video_side = settings, storage, database, video_side
         self._children = threading.BoundedSemaphore(MAX_CHILDREN)
 
     def add(self, content: bytes, name: str, tenant: str, kind: Kind | None, param: str) -> Upload:
@@ -179,6 +180,7 @@ class Media:
             "kind": kind,
             "max_pixels": settings.max_image_pixels,
             "max_frames": settings.max_video_frames,
+            "video_side": self.video_side,
             "memory_bytes": settings.decode_memory_bytes,
             "seconds": settings.decode_seconds,
         }

@@ -258,6 +258,11 @@ class Planner:
         return int(self._config("vae")["scale_factor_spatial"]) * patch
 
     @cached_property
+    def longest_side(self) -> int:
+        """Pixels of the longest side that the model makes: what it sees of a video needs no longer shorter side."""
+        return max((int(side) for size in (self.vocabulary or {}).get("sizes", ()) for side in size), default=256)
+
+    @cached_property
     def fast(self) -> dict[str, Any] | None:
         """What the model's weights for few steps were trained for; None where it has none."""
         file = self.folder / "fast" / "config.json"

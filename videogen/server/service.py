@@ -77,8 +77,8 @@ class Service:
         self.database.create()
         self.store = JobStore(self.database, self.settings.max_strikes)
         self.storage = Storage(self.settings.data)
-        self.media = Media(self.settings, self.storage, self.database)
         self.planner = Planner(self.folder, self.settings.data, self.settings.max_duration)
+        self.media = Media(self.settings, self.storage, self.database, self.planner.longest_side)
         self.keys = KeyRing(self.settings.api_key_file) if self.settings.api_key_file else None
         self.limiter = RateLimiter()
         self.messenger = Messenger(self.database, self.settings.allowed_hosts)
