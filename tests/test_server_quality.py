@@ -61,3 +61,10 @@ def test_a_worker_makes_what_was_planned(model: Path, tmp_path: Path) -> None:
         assert (shape == shape_of(job)) == (quality == "fast")
     assert steps == [1, 2, 3, 1, 2, 3]
     assert made["fast"].receipt.frames_sha256 != made["high"].receipt.frames_sha256
+
+
+def test_what_cannot_be_combined_is_named(model: Path, tmp_path: Path) -> None:
+    ask = Ask(prompt=PROMPT, subjects=["a"], first_frame="b")
+    with pytest.raises(Refused, match=r"^`subjects` and `first_frame` must not be combined") as refused:
+        Planner(model, tmp_path).plan(ask, {})
+    assert refused.value.param == "subjects"

@@ -218,23 +218,20 @@ def translate(body: Generation, service: Service) -> tuple[Ask, list[str]]:
                 "subject_reference", f"`subject_reference` must hold one image a subject, got {len(images)}."
             )
         subjects += images
-    try:
-        ask = Ask(
-            prompt=prompt,
-            prompt_optimizer=optimizer,
-            literal_prompt=not optimizer,
-            first_frame=body.first_frame_image,
-            last_frame=body.last_frame_image,
-            subjects=subjects,
-            width=width,
-            height=height,
-            duration=body.duration,
-            callback_url=body.callback_url,
-            watermark=body.aigc_watermark,
-            strict=body.strict,
-        )
-    except ValueError as error:
-        raise _refused("subject_reference", str(error).splitlines()[0]) from None
+    ask = Ask(
+        prompt=prompt,
+        prompt_optimizer=optimizer,
+        literal_prompt=not optimizer,
+        first_frame=body.first_frame_image,
+        last_frame=body.last_frame_image,
+        subjects=subjects,
+        width=width,
+        height=height,
+        duration=body.duration,
+        callback_url=body.callback_url,
+        watermark=body.aigc_watermark,
+        strict=body.strict,
+    )
     return ask, adjusted
 
 

@@ -208,13 +208,9 @@ def _submit(
     idempotency_key: str | None,
     adjusted: list[str],
 ) -> Video:
-    """Submit what was translated; what is refused is named as this dialect names it."""
-    try:
-        job, _ = service.submit(
-            principal, address, "openai", ask, asked, idempotency_key=idempotency_key, adjusted=adjusted
-        )
-    except ApiError as error:
-        raise _renamed(error) from None
+    job, _ = service.submit(
+        principal, address, "openai", ask, asked, idempotency_key=idempotency_key, adjusted=adjusted
+    )
     return video_of(job, service)
 
 
@@ -316,15 +312,21 @@ def remix_video(
     job = service.job(video_id, principal)
     if job.status != "completed":
         raise ApiError(409, "not_completed", f"`id` must be a completed video, this one is {job.status}.", "id")
-    new, _ = service.submit(
-        principal,
-        address_of(request),
-        "openai",
-        ask_again(job, prompt=body.prompt),
-        {"prompt": body.prompt, "remix": job.id},
-        idempotency_key=idempotency_key,
-        remixed_from=job.id,
-    )
+    try:
+        new, _ = service.submit(
+            principal,
+            address_of(request),
+            "openai",
+            ask_again(job, prompt=body.prompt),
+            {"prompt": body.prompt, "remix": job.id},
+            idempotency_key=idempotency_key,
+            remixed_from=job.id,
+        )
+    except ApiError as error:
+        if error.status != 422 or error.param in ("prompt", "Idempotency-Key"):
+            raise
+        # It is about what the first video was asked for, not about what came with this request.
+        raise ApiError(422, error.code, f"`id` must be a video that can be made again: {error.message}", "id") from None
     return video_of(new, service)
 
 
@@ -459,19 +461,3 @@ def _size(text: str | None) -> tuple[int | None, int | None]:
     ):
         raise ApiError(422, "invalid_request", f"`size` must be width x height such as 96x96, got {text!r}.", "size")
     return int(width), int(height)
-
-
-def _renamed(error: ApiError) -> ApiError:
-    """An error with the arguments' names in this dialect."""
-    names = {
-        "first_frame": "input_reference",
-        "duration": "seconds",
-        "width": "size",
-        "height": "size",
-        "source": "video",
-    }
-    for ours, theirs in names.items():
-        if error.param == ours:
-            error.param = theirs
-            error.message = error.message.replace(f"`{ours}`", f"`{theirs}`")
-    return error

@@ -11,7 +11,7 @@ import json
 import math
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -388,6 +388,8 @@ class Planner:
             windows, num_latents = self._windows(task, num_frames, fps, pictures)
             if vectors is not None and len(vectors) != num_latents:
                 raise ValueError(f"`camera` as vectors must be [{num_latents}, 9], got [{len(vectors)}, 9].")
+        except Refused:
+            raise
         except (ValueError, TypeError) as error:
             raise Refused(str(error)) from None
 
@@ -439,15 +441,17 @@ class Planner:
 
     def _size(self, ask: Ask, adjusted: list[str], extends: bool) -> tuple[int, int]:
         height, width = ask.height, ask.width
-        if extends and (height is not None or width is not None):
-            raise ValueError(
-                "`width` and `height` must not be given with `source`, whose clip has a size; leave them out."
+        given = {name: value for name, value in (("width", width), ("height", height)) if value is not None}
+        if extends and given:
+            raise Refused(
+                "`width` and `height` must not be given with `source`, whose clip has a size; leave them out.",
+                next(iter(given)),
             )
         try:
             return self._rules.check_size(height, width, self.vocabulary, self.size_multiple)
-        except ValueError:
-            if ask.strict or (height is None and width is None):
-                raise
+        except ValueError as error:
+            if ask.strict or not given:
+                raise Refused(str(error), next(iter(given), None)) from None
         sizes = [(int(h), int(w)) for w, h in (self.vocabulary or {}).get("sizes", ())]
         if sizes:
             want_height, want_width = height or width or 1, width or height or 1
@@ -459,11 +463,13 @@ class Planner:
             nearest = min(sizes, key=distance)
         else:
             if height is None or width is None:
-                raise ValueError("`height` and `width` must both be given for this model.")
+                missing = "width" if width is None else "height"
+                raise Refused("`width` and `height` must both be given for this model.", missing)
             step = self.size_multiple
             nearest = max(step, round(height / step) * step), max(step, round(width / step) * step)
         adjusted.append(
-            f"`size` {width or '?'}x{height or '?'} became {nearest[1]}x{nearest[0]}, the nearest that the model supports."
+            f"{' and '.join(f'`{name}`' for name in given)} {'x'.join(map(str, given.values()))} became "
+            f"{nearest[1]}x{nearest[0]}, the nearest that the model supports."
         )
         return nearest
 
@@ -475,7 +481,10 @@ class Planner:
             adjusted.append(
                 f"`num_frames` {num_frames} is beyond the {self.max_duration:g} seconds that this server makes."
             )
-            num_frames, duration = None, self.max_duration
+            longest = ask.model_copy(update={"num_frames": None, "duration": self.max_duration})
+            made = self._length(longest, fps, [])
+            adjusted.append(f"`num_frames` {num_frames} became {made}, the nearest that fits.")
+            return made
         if duration is not None and duration > self.max_duration:
             if ask.strict:
                 raise ValueError(f"`duration` must be at most {self.max_duration:g} seconds, got {duration:g}.")
@@ -512,7 +521,8 @@ class Planner:
         wanted = ask.duration * fps if ask.duration is not None else float(ask.num_frames or usual)
         if wanted / fps > self.max_duration:
             if ask.strict:
-                raise ValueError(f"`duration` must be at most {self.max_duration:g} seconds, got {wanted / fps:g}.")
+                argument = "num_frames" if ask.duration is None else "duration"
+                raise ValueError(f"`{argument}` must make at most {self.max_duration:g} seconds, got {wanted / fps:g}.")
             wanted = self.max_duration * fps
         new = max(step, math.floor(wanted / step + 1e-6) * step)
         if ask.duration is not None and abs(new / fps - ask.duration) > 0.5 / fps:
@@ -558,14 +568,29 @@ def check_text(text: str, name: str) -> None:
         raise Refused(f"`{name}` must be valid text without NUL, got a broken character; type it again.", name)
 
 
+def references(ask: Ask) -> Iterator[tuple[Role, str, str]]:
+    """The pictures and videos that a request names: their roles, the arguments, and what these hold."""
+    if ask.first_frame is not None:
+        yield "first", "first_frame", ask.first_frame
+    if ask.last_frame is not None:
+        yield "last", "last_frame", ask.last_frame
+    for index, keyframe in enumerate(ask.keyframes):
+        yield "keyframe", f"keyframes.{index}.image", keyframe.image
+    for index, subject in enumerate(ask.subjects):
+        yield "subject", f"subjects.{index}", subject
+    if ask.source is not None:
+        yield "source", "source", ask.source
+
+
 def _task(ask: Ask) -> Task:
-    frames = ask.first_frame is not None or ask.last_frame is not None or bool(ask.keyframes)
-    given = [bool(ask.source), bool(ask.subjects), frames]
-    if sum(given) > 1:
+    frames = [name for name in ("first_frame", "last_frame", "keyframes") if getattr(ask, name)]
+    alone = [name for name in ("source", "subjects") if getattr(ask, name)]
+    if len(alone) + bool(frames) > 1:
+        names = [f"`{name}`" for name in (*alone, *frames)]
         raise Refused(
-            "`source`, `subjects` and pictures of frames must not be combined: the model takes a clip to continue, what a "
+            f"{', '.join(names[:-1])} and {names[-1]} must not be combined: the model takes a clip to continue, what a "
             "subject looks like, or pictures of the clip; leave the others out.",
-            "source" if ask.source else "subjects",
+            alone[0],
         )
     return "extend" if ask.source else "subject" if ask.subjects else "image" if frames else "text"
 

@@ -21,6 +21,7 @@ from typing import Any
 from videogen.server.database import UNAVAILABLE, Database
 from videogen.server.jobs import Job, JobStore
 from videogen.server.memory import device_peak_bytes, peak_bytes, resident_bytes
+from videogen.server.names import DIALECTS, PIPELINES, renamed
 from videogen.server.planning import JobRequest
 from videogen.server.settings import Settings
 from videogen.server.storage import Storage
@@ -233,7 +234,7 @@ class Worker:
             self._end(job, error.code, str(error))
             return
         except (ValueError, TypeError, FileNotFoundError) as error:
-            self._end(job, "invalid_request", str(error))
+            self._end(job, "invalid_request", _in_words_of(job, str(error)))
             return
         if resume is None and len(times) > 1:
             step_seconds = (times[-1] - times[0]) / (len(times) - 1)
@@ -293,7 +294,7 @@ class Worker:
     def _finish(self, job: Job, request: JobRequest, clip: Any) -> None:
         from videogen.server.generation import write_clip
 
-        adjusted = list(dict.fromkeys([*job.adjusted, *clip.adjusted]))
+        adjusted = list(dict.fromkeys([*job.adjusted, *(_in_words_of(job, sentence) for sentence in clip.adjusted)]))
         warnings = list(dict.fromkeys([*job.warnings, *clip.warnings]))
         file_id = self.storage.clip_id(job.id)
         if self.store.signal(job.id, self.name) == "cancel":
@@ -345,6 +346,11 @@ class Worker:
                 log.error("the heartbeat of %s failed: %s", self.name, _first_line(error))
             except Exception:
                 log.exception("the heartbeat of %s goes on after an error", self.name)
+
+
+def _in_words_of(job: Job, sentence: str) -> str:
+    """A sentence of a pipeline with the arguments called as in the dialect of a job."""
+    return renamed(renamed(sentence, PIPELINES), DIALECTS.get(job.dialect, {}))
 
 
 def default_threads(num_workers: int) -> int:
