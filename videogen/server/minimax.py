@@ -17,7 +17,7 @@ from videogen.server.auth import Principal
 from videogen.server.forms import UPLOAD_SCHEMA, read_form
 from videogen.server.http import PrincipalOf, ServiceOf, address_of, base_url, send_variant
 from videogen.server.jobs import Job
-from videogen.server.planning import Ask, Prompt, Reference
+from videogen.server.planning import Ask, Prompt, Quality, Reference
 from videogen.server.service import ApiError, Service
 from videogen.server.storage import is_id
 
@@ -59,7 +59,7 @@ class Subject(BaseModel):
 
 
 class Generation(BaseModel):
-    """Body of `POST /v1/video_generation`. `strict` is ours; everything else is MiniMax's."""
+    """Body of `POST /v1/video_generation`. `quality` and `strict` are ours; everything else is MiniMax's."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -85,6 +85,9 @@ class Generation(BaseModel):
         str | None, Field(max_length=2048, description="Told of every change of state, after it echoed a challenge.")
     ] = None
     aigc_watermark: Annotated[bool, Field(description="Draw the visible mark.")] = False
+    quality: Annotated[Quality | None, Field(description="fast or high; None is fast where the model can. Ours.")] = (
+        None
+    )
     strict: Annotated[bool, Field(description="Refuse what would have to be adjusted. Ours.")] = False
 
 
@@ -230,6 +233,7 @@ def translate(body: Generation, service: Service) -> tuple[Ask, list[str]]:
         duration=body.duration,
         callback_url=body.callback_url,
         watermark=body.aigc_watermark,
+        quality=body.quality,
         strict=body.strict,
     )
     return ask, adjusted

@@ -1,6 +1,6 @@
 """OpenAI's videos dialect: create (JSON or form), list, retrieve, delete, content, remix, extensions.
 
-The official Python client works against it unmodified. `seed`, `strict` and `prompt_optimizer` are ours (`extra_body=`).
+The official Python client works against it unmodified. `seed`, `quality`, `strict` and `prompt_optimizer` are ours (`extra_body=`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from videogen.server.forms import read_fields, read_json, validated
 from videogen.server.http import COMMON_ERRORS, PrincipalOf, ServiceOf, address_of, error_responses, send_variant
 from videogen.server.jobs import Job
 from videogen.server.minimax import IdempotencyKey
-from videogen.server.planning import Ask, Prompt, Reference
+from videogen.server.planning import Ask, Prompt, Quality, Reference
 from videogen.server.service import ApiError, Service
 
 router = APIRouter(tags=["OpenAI videos"])
 
 DEFAULT_MODEL = "sora-2"
+QUALITY = "fast or high; None is fast where the model can. Ours."
 VideoId = Annotated[str, Path(max_length=100)]
 _errors = {**COMMON_ERRORS, **error_responses(409)}
 
@@ -57,6 +58,7 @@ class CreateVideo(BaseModel):
     input_reference: Annotated[ImageReference | Reference | None, Field(description="The first frame.")] = None
     seed: Annotated[int | None, Field(ge=0, le=2**53, description="None draws one and reports it. Ours.")] = None
     prompt_optimizer: Annotated[bool, Field(description="Rewrite the prompt towards the model's words. Ours.")] = False
+    quality: Annotated[Quality | None, Field(description=QUALITY)] = None
     strict: Annotated[bool, Field(description="Refuse what would have to be adjusted. Ours.")] = False
 
 
@@ -76,6 +78,7 @@ class ExtendVideo(BaseModel):
     prompt: Prompt
     video: VideoReference
     seconds: Annotated[str | float, Field(description="To add.")]
+    quality: Annotated[Quality | None, Field(description=QUALITY)] = None
 
 
 class VideoError(BaseModel):
@@ -141,7 +144,7 @@ _text = {"type": "string"}
 CREATE_BODY = _body(
     "CreateVideo",
     {
-        **dict.fromkeys(("prompt", "model", "seconds", "size", "seed", "prompt_optimizer", "strict"), _text),
+        **dict.fromkeys(("prompt", "model", "seconds", "size", "seed", "prompt_optimizer", "quality", "strict"), _text),
         "input_reference": {"type": "string", "format": "binary"},
         "input_reference[file_id]": _text,
         "input_reference[image_url]": _text,
@@ -150,7 +153,10 @@ CREATE_BODY = _body(
 )
 EXTEND_BODY = _body(
     "ExtendVideo",
-    {"prompt": _text, "seconds": _text, "video[id]": _text, "video": {"type": "string", "format": "binary"}},
+    {
+        **dict.fromkeys(("prompt", "seconds", "quality", "video[id]"), _text),
+        "video": {"type": "string", "format": "binary"},
+    },
     ["prompt", "seconds"],
 )
 
@@ -194,6 +200,7 @@ def _create(
         duration=_seconds(body.seconds),
         seed=body.seed,
         prompt_optimizer=body.prompt_optimizer,
+        quality=body.quality,
         strict=body.strict,
     )
     return _submit(service, principal, address, ask, asked, idempotency_key, adjusted)
@@ -255,12 +262,12 @@ def _extend(
     upload: tuple[bytes, str] | None,
     idempotency_key: str | None,
 ) -> Video:
-    asked = body.model_dump(mode="json")
+    asked = body.model_dump(mode="json", exclude_unset=True)
     source = body.video.id
     if upload is not None:
         asked["video"] = upload[0]
         source = service.keep(principal, *upload, "video", "video").id
-    ask = Ask(prompt=body.prompt, source=source, duration=_seconds(body.seconds))
+    ask = Ask(prompt=body.prompt, source=source, duration=_seconds(body.seconds), quality=body.quality)
     return _submit(service, principal, address, ask, asked, idempotency_key, [])
 
 
