@@ -23,7 +23,6 @@ from videogen.server.service import ApiError, Service
 
 router = APIRouter(tags=["OpenAI videos"])
 
-DEFAULT_MODEL = "sora-2"
 QUALITY = "fast or high; None is fast where the model can. Ours."
 VideoId = Annotated[str, Path(max_length=100)]
 _errors = {**COMMON_ERRORS, **error_responses(409)}
