@@ -16,10 +16,14 @@ from PIL import Image
 
 pytest.importorskip("fastapi", reason="the `server` extra is not installed")
 import httpx
+import numpy as np
 from server_tools import PROMPT, SIZE, Hook, LocalServer, data_url, make_model, png
 
-from videogen.data.video import read_metadata, read_video
+from videogen.data.video import read_metadata, read_video, write_video
 from videogen.receipt import LABEL, frames_sha256, read_receipt
+from videogen.server.auth import LOCAL
+from videogen.server.planning import Ask
+from videogen_pipelines.requests import extension_overlap
 
 VARIANTS = ("video", "thumbnail", "spritesheet", "gif", "sheet", "receipt")
 
@@ -77,6 +81,8 @@ def test_a_job_makes_one_clip_in_all_its_forms_each_marked(server: LocalServer, 
     sheet = Image.open(files["sheet"])
     assert sheet.text["comment"] == LABEL and "videogen_receipt" in sheet.text  # type: ignore[attr-defined]
     assert Image.open(files["spritesheet"]).size == (6 * SIZE, 3 * SIZE)
+    row = server.service.media.find(done["file_id"], "local")
+    assert row is not None and row.bytes == sum(path.stat().st_size for path in files.values())  # what expiry counts
 
 
 def test_the_same_request_gives_the_same_bytes(server: LocalServer, done: dict) -> None:
@@ -94,12 +100,19 @@ def test_what_is_adjusted_is_said_and_strict_refuses_it(server: LocalServer) -> 
     body = {"prompt": PROMPT, "width": 1280, "height": 720, "duration": 1.5, "fps": 25, "steps": 1}
     reply = server.http.post("/v1/estimates", json=body).json()
     said = " ".join(reply["adjusted"])
-    assert "`size` 1280x720 became 32x32" in said and "`fps` 25 became 12" in said and "`duration` 1.5 s became" in said
+    assert "`width` and `height` 1280x720 became 32x32" in said and "`fps` 25 became 12" in said
+    assert "`duration` 1.5 s became" in said
     assert reply["request"]["width"] == SIZE and reply["steps"] == 1
     refused = server.http.post("/v1/jobs", json={**body, "strict": True})
     assert refused.status_code == 422
     error = refused.json()["error"]
     assert error["param"] in ("width", "fps") and "trained on" in error["message"]
+    alone = server.http.post("/v1/estimates", json={"prompt": PROMPT, "height": 720}).json()["adjusted"]
+    assert any(sentence.startswith("`height` 720 became 32x32") for sentence in alone)
+    refused = server.http.post("/v1/jobs", json={"prompt": PROMPT, "height": 720, "strict": True}).json()["error"]
+    assert refused["param"] == "height"
+    long = server.http.post("/v1/estimates", json={"prompt": PROMPT, "num_frames": 10_000}).json()["adjusted"]
+    assert "is beyond the 30 seconds" in long[0] and all(sentence.startswith("`num_frames` 10000") for sentence in long)
 
 
 def test_words_are_read_unless_taken_literally(server: LocalServer) -> None:
@@ -132,6 +145,7 @@ def test_words_are_read_unless_taken_literally(server: LocalServer) -> None:
         ({"prompt": PROMPT, "first_frame": "http://127.0.0.1/a.png"}, "first_frame", "fetches no remote pictures"),
         ({"prompt": PROMPT, "first_frame": "data:image/png;base64,AAAA"}, "first_frame", "is not one"),
         ({"prompt": PROMPT, "source": "video_" + "0" * 24}, "source", "completed job of yours"),
+        ({"prompt": PROMPT, "subjects": ["file_x"]}, "subjects.0", "`subjects.0` must be the id"),
         ({"prompt": PROMPT, "guidance_scale": 1, "negative_prompt": "dark"}, "negative_prompt", "no effect"),
         ({"prompt": PROMPT, "callback_url": "http://10.0.0.1/"}, "callback_url", "private, loopback or link-local"),
     ],
@@ -185,6 +199,30 @@ def test_an_uploaded_video_is_continued(server: LocalServer, done: dict) -> None
     assert upload["kind"] == "video"
     job = server.wait(server.submit(source=upload["id"], num_frames=8)["id"])
     assert job["status"] == "completed" and job["result"]["num_frames"] == 25, job
+
+
+def test_a_large_video_is_reduced_to_what_the_model_sees_and_that_is_said(server: LocalServer, tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", np.zeros((5, 120, 200, 3), np.uint8), 12)
+    upload = server.http.post("/v1/uploads", files={"file": ("a.mp4", (tmp_path / "a.mp4").read_bytes())}).json()
+    assert upload["adjusted"] == [f"`file` was reduced to 53x{SIZE}."] and (upload["width"], upload["height"]) == (
+        200,
+        120,
+    )
+    with np.load(server.service.storage.upload(upload["id"], "video")) as kept:
+        assert kept["frames"].shape == (5, SIZE, 53, 3)
+    adjusted = server.http.post("/v1/estimates", json={"prompt": PROMPT, "source": upload["id"]}).json()["adjusted"]
+    assert f"`source` was reduced to 53x{SIZE}." in adjusted
+
+
+def test_an_uploaded_video_is_counted_at_the_rate_of_the_model(server: LocalServer, tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (9, SIZE, SIZE, 3), dtype=np.uint8)
+    write_video(tmp_path / "a.mp4", frames, 24)  # 5 frames at 12 per second
+    upload = server.http.post("/v1/uploads", files={"file": ("a.mp4", (tmp_path / "a.mp4").read_bytes())}).json()
+    job = server.wait(server.submit(source=upload["id"])["id"])
+    assert job["status"] == "completed" and job["result"]["num_source_frames"] == 5, job
+    overlap = extension_overlap(17, server.service.planner.scale_factor_temporal, 5)
+    assert job["request"]["num_frames"] == 17 - overlap  # one window's worth
+    assert job["num_steps"] == server.workers[0].generator.pipes["extend"].num_timesteps
 
 
 def test_cancel_of_a_running_job_within_a_step_with_events(server: LocalServer) -> None:
@@ -326,7 +364,9 @@ def test_minimax_from_start_to_download(server: LocalServer) -> None:
     assert created["prompt"] == "a fox jumps in the snow"
     said = " ".join(created["adjusted"])
     assert (
-        "T2V-01-Director is answered by" in said and "1366x768 became 32x32" in said and "`duration` 6 s became" in said
+        "T2V-01-Director is answered by" in said
+        and "`resolution` 1366x768 became 32x32" in said
+        and "`duration` 6 s became" in said
     )
     states = []
     while not states or states[-1] not in ("Success", "Fail"):
@@ -357,6 +397,7 @@ def test_minimax_pictures_and_watermark(server: LocalServer) -> None:
     assert created["base_resp"]["status_code"] == 0 and any("`prompt` is empty" in s for s in created["adjusted"])
     job = server.wait(created["task_id"])
     assert job["status"] == "completed" and any("visible mark" in sentence for sentence in job["warnings"])
+    assert {f"`{name}_frame_image` was reduced to {SIZE}x{SIZE}." for name in ("first", "last")} <= set(job["adjusted"])
     subject = {
         "model": "S2V-01",
         "prompt": "the subject jumps",
@@ -380,6 +421,21 @@ def test_minimax_pictures_and_watermark(server: LocalServer) -> None:
             "rewritten",
         ),
         ({"prompt": PROMPT}, "`model` must be given"),
+        ({"model": "I2V-01", "first_frame_image": "file_x"}, "`first_frame_image` must be the id"),
+        (
+            {
+                "model": "videogen-tiny",
+                "prompt": PROMPT,
+                "resolution": "768P",
+                "strict": True,
+                "prompt_optimizer": False,
+            },
+            "`resolution` must be a size",
+        ),
+        (
+            {"model": "S2V-01", "prompt": PROMPT, "subject_reference": [{"image": "file_x"}]},
+            "`subject_reference.0` must be the id",
+        ),
         ({"model": "video-01", "prompt": PROMPT, "subject_reference": [{"image": ["a"], "mask": "b"}]}, "mask"),
     ],
 )
@@ -441,6 +497,34 @@ def test_openai_json_with_a_picture_by_address_or_id(server: LocalServer) -> Non
         assert refused.status_code == 400 and words in refused.json()["error"]["message"], refused.text
 
 
+def test_openai_sentences_name_its_own_arguments(server: LocalServer) -> None:
+    body = {"prompt": PROMPT, "seconds": 4, "size": "1280x720", "input_reference": data_url(png())}
+    job = server.http.post("/v1/videos", json=body).json()
+    job = server.wait(job["id"])
+    said = " ".join(job["adjusted"])
+    assert "`size` 1280x720 became 32x32" in said and "`seconds` 4 s became" in said
+    assert f"`input_reference` was reduced to {SIZE}x{SIZE}." in job["adjusted"]
+    refused = server.http.post("/v1/videos", json={"prompt": PROMPT, "size": "1280x720", "strict": True}).json()[
+        "error"
+    ]
+    assert refused["param"] == "size" and refused["message"].startswith("`size` must be a size")
+    picture = job["request"]["pictures"][0]["file_id"]
+    server.service.janitor.hold(picture, -1)
+    assert server.service.janitor._remove(picture)
+    remix = server.http.post(f"/v1/videos/{job['id']}/remix", json={"prompt": "a pig stays on the beach"})
+    assert remix.status_code == 400 and remix.json()["error"]["param"] == "id"
+    assert "`id` must be a video that can be made again" in remix.json()["error"]["message"]
+
+
+def test_an_error_of_ours_blames_no_argument(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(server.service.store, "submit", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        server.service.submit(LOCAL, "127.0.0.1", "videogen", Ask(prompt=PROMPT), {})
+
+
 def test_lists_filter_over_all_dialects(server: LocalServer, done: dict) -> None:
     found = server.http.get("/v1/jobs", params={"q": "[Pan left]", "status": "completed", "limit": 100}).json()
     assert done["id"] in {job["id"] for job in found["data"]}
@@ -481,7 +565,14 @@ def test_an_estimate_after_a_measurement(server: LocalServer, done: dict) -> Non
     assert reply["basis"] == "measured" and 0 < reply["seconds"] < 60 and reply["memory_bytes"] > 10**7
     other = server.http.post("/v1/estimates", json={**request, "steps": 40}).json()
     assert other["basis"] == "scaled" and other["seconds"] > reply["seconds"]
-    assert server.http.post("/v1/estimates", json={"prompt": "x", "first_frame": data_url(png())}).status_code == 422
+    for name, value in (
+        ("first_frame", data_url(png())),
+        ("source", "http://127.0.0.1/a.mp4"),
+        ("subjects", [data_url(png())]),
+    ):
+        refused = server.http.post("/v1/estimates", json={"prompt": "x", name: value})
+        assert refused.status_code == 422 and refused.json()["error"]["param"].split(".")[0] == name
+        assert "must be an id in an estimate" in refused.json()["error"]["message"]
 
 
 def test_requests_of_other_pages_are_refused_without_keys(server: LocalServer) -> None:
@@ -550,7 +641,7 @@ def test_the_command_line_submits_waits_lists_downloads_and_cancels(
     assert not (tmp_path / "c.mp4").exists()
     assert main(["submit", "a fox [Pan lefft]"]) == 2 and "nearest is [Pan left]" in capsys.readouterr().err
     assert (
-        main(["status", "--server", "http://127.0.0.1:9", name]) == 2 and "does not answer" in capsys.readouterr().err
+        main(["status", "--server", "http://127.0.0.1:9", name]) == 1 and "does not answer" in capsys.readouterr().err
     )
 
 

@@ -6,14 +6,19 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="the `server` extra is not installed")
+pytest.importorskip("fastapi", reason="the `server` extra is not installed")
+import numpy as np
 import torch
-from server_tools import make_model
+from fastapi.testclient import TestClient
+from server_tools import SIZE, make_model
 
+from videogen.data.video import write_video
 from videogen.models.low_rank import FAST_FOLDER, add_low_rank, low_rank_tensors, save_adapter
 from videogen.models.transformer import VideoTransformer
+from videogen.server.app import create_app
 from videogen.server.generation import Generator, calculated_timing
 from videogen.server.planning import Ask, Planner, Refused, shape_of
+from videogen.server.settings import Settings
 from videogen.server.storage import Storage
 
 PROMPT = "a fox stays in the snow"
@@ -47,6 +52,22 @@ def test_a_plain_request_is_fast_and_others_get_what_they_need(model: Path, tmp_
         planned(quality="fast", steps=7)
 
 
+def test_both_dialects_choose_a_quality(model: Path, tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", np.zeros((5, SIZE, SIZE, 3), np.uint8), 12)
+    clip = {"video": ("a.mp4", (tmp_path / "a.mp4").read_bytes())}
+    app = create_app(Settings(data=tmp_path / "data", model=model, workers=0))
+    with TestClient(app, base_url="http://127.0.0.1") as api:
+        for asked, settled in (({}, "fast"), ({"quality": "fast"}, "fast"), ({"quality": "high"}, "high")):
+            body = {"prompt": PROMPT, **asked}
+            ids = [
+                api.post("/v1/video_generation", json={**body, "model": "video-01"}).json()["task_id"],
+                api.post("/v1/videos", json=body).json()["id"],
+                api.post("/v1/videos", data=body).json()["id"],
+                api.post("/v1/videos/extensions", data={**body, "seconds": "1"}, files=clip).json()["id"],
+            ]
+            assert [api.get(f"/v1/jobs/{one}").json()["request"]["quality"] for one in ids] == [settled] * 4
+
+
 def test_a_worker_makes_what_was_planned(model: Path, tmp_path: Path) -> None:
     generator, planner = Generator(model, "cpu"), Planner(model, tmp_path)
     storage = Storage(tmp_path)
@@ -61,3 +82,10 @@ def test_a_worker_makes_what_was_planned(model: Path, tmp_path: Path) -> None:
         assert (shape == shape_of(job)) == (quality == "fast")
     assert steps == [1, 2, 3, 1, 2, 3]
     assert made["fast"].receipt.frames_sha256 != made["high"].receipt.frames_sha256
+
+
+def test_what_cannot_be_combined_is_named(model: Path, tmp_path: Path) -> None:
+    ask = Ask(prompt=PROMPT, subjects=["a"], first_frame="b")
+    with pytest.raises(Refused, match=r"^`subjects` and `first_frame` must not be combined") as refused:
+        Planner(model, tmp_path).plan(ask, {})
+    assert refused.value.param == "subjects"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,7 +19,9 @@ from PIL import Image
 pytest.importorskip("fastapi", reason="the `server` extra is not installed")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from playwright import sync_api as playwright_api
-from server_tools import LocalServer, make_model, png
+from server_tools import SIZE, LocalServer, make_model, png
+
+from videogen.data.video import write_video
 
 pytestmark = pytest.mark.slow
 
@@ -177,6 +180,45 @@ def test_pictures_by_choice_and_by_drop(page: Any, server: LocalServer, tmp_path
     page.click(".chip:has-text('the subject')")
     assert page.input_value("#prompt") == "the subject stays in the snow"
     assert page.locator("[data-role='first_frame'] img").count() == 0  # the model takes one or the other
+
+
+def test_the_settings_of_a_clip_are_all_taken_over(page: Any, server: LocalServer, tmp_path: Path) -> None:
+    def upload(content: bytes) -> str:
+        return server.http.post("/v1/uploads", files={"file": ("a", content)}).json()["id"]
+
+    write_video(tmp_path / "a.mp4", np.zeros((9, SIZE, SIZE, 3), np.uint8) + 99, 12)
+    video, pictures = upload((tmp_path / "a.mp4").read_bytes()), [upload(png(seed)) for seed in range(2)]
+    num_latents = 1 + 16 // server.service.planner.scale_factor_temporal
+    camera = [[0.5, *[0.0] * 7, 1.0]] * num_latents
+    guided = {"guidance_scale": 2.0, "guidance_interval": [0.2, 0.8], "receipt_images": False}
+    for body in (
+        {"source": video, "prompt": "a boat stays on the beach"},
+        {
+            "keyframes": [{"time": 0.5, "image": pictures[0]}],
+            "camera": camera,
+            "prompt": "a tree stays on the beach",
+            **guided,
+        },
+        {"subjects": pictures, "prompt": "the subject stays on the beach"},
+    ):
+        made = server.wait(server.submit(**body)["id"])
+        assert made["status"] == "completed", made
+        page.reload()
+        page.click(f".card:has-text('{body['prompt']}') .open")
+        page.click("#detail button:has-text('Use these settings')")
+        page.wait_for_selector("#carried:not([hidden])" if "source" not in body else "#continuing:not([hidden])")
+        if "subjects" in body:
+            page.wait_for_selector("[data-role='subject'].filled img")
+        page.click("#generate")
+        cards = f"[...document.querySelectorAll('.card')].filter(card => card.textContent.includes('{body['prompt']}'))"
+        until(page, f"{cards}.length === 2")
+        assert server.http.get("/v1/jobs?limit=1").json()["data"][0]["request"] == made["request"]
+        page.click(f".card[data-id='{made['id']}'] .open")
+        page.click("#detail button:has-text('Another seed')")
+        until(page, f"{cards}.length === 3")
+        again = server.http.get("/v1/jobs?limit=1").json()["data"][0]["request"]
+        assert again["seed"] != made["request"]["seed"]
+        assert {**again, "seed": made["request"]["seed"]} == made["request"]
 
 
 def test_search_compare_keyboard_and_delete(page: Any, server: LocalServer) -> None:

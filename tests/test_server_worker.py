@@ -17,7 +17,7 @@ from server_tools import PROMPT, Hook, LocalServer, free_port, make_model
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
-from videogen.server import callbacks, database, generation, worker
+from videogen.server import callbacks, database, generation, jobs, worker
 from videogen.server.database import callbacks as outbox
 from videogen.server.settings import Settings
 
@@ -62,6 +62,24 @@ def test_a_full_disk_delays_a_job_and_says_so(server: LocalServer, monkeypatch: 
         time.sleep(0.02)
     assert failures and "the disk is full" in notes
     assert server.http.get(f"/v1/jobs/{job['id']}/content").status_code == 200
+
+
+def test_an_error_of_files_that_stays_fails_the_job_with_that_reason(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def forbidden(*args: Any) -> dict[str, Any]:
+        tries.append(1)
+        raise PermissionError(errno.EACCES, "Permission denied", "/secret")
+
+    monkeypatch.setattr(generation, "write_clip", forbidden)
+    monkeypatch.setattr(worker, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(jobs, "MAX_INTERRUPTIONS", 3)
+    job = server.wait(server.submit(prompt=STILL)["id"])
+    assert job["status"] == "failed" and job["error"]["code"] == "interrupted" and len(tries) == 3
+    assert "3 times" in job["error"]["message"] and "Permission denied" in job["error"]["message"]
+    assert "/secret" not in job["error"]["message"]
 
 
 def test_a_claim_whose_answer_was_lost_is_found_again(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:

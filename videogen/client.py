@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import mimetypes
 import secrets
@@ -26,6 +27,8 @@ from videogen.data.files import atomic_path
 __all__ = ["Client", "Job", "ServerError", "callback_state"]
 
 State = Literal["queued", "running", "completed", "failed", "cancelled"]
+PASSING = (0, 502, 503, 504)
+"""Statuses of a server that starts again, or of the proxy before it."""
 
 
 class ServerError(Exception):
@@ -68,15 +71,10 @@ class Client:
         self.server, self.key, self.timeout = server.rstrip("/"), key, timeout
 
     def submit(self, prompt: str, *, idempotency_key: str | None = None, **settings: Any) -> Job:
-        """Start a video; `settings` are the fields of `POST /v1/jobs`, paths of pictures being uploaded first. A request that is lost on
-        the way is repeated under one idempotency key, so that it makes one job."""
-        for name in ("first_frame", "last_frame"):
-            if isinstance(settings.get(name), Path):
-                settings[name] = self.upload(settings[name])
-        if settings.get("subjects"):
-            settings["subjects"] = [self.upload(one) if isinstance(one, Path) else one for one in settings["subjects"]]
+        """Start a video; `settings` are the fields of `POST /v1/jobs`, every `Path` in them being uploaded first. A request that is lost
+        on the way is repeated under one idempotency key, so that it makes one job."""
         headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
-        body = {"prompt": prompt, **{name: value for name, value in settings.items() if value is not None}}
+        body = self._body(prompt, settings)
         for attempt in range(3):
             try:
                 return self._job(self._call("POST", "/v1/jobs", body, headers))
@@ -87,8 +85,8 @@ class Client:
         raise AssertionError
 
     def estimate(self, prompt: str, **settings: Any) -> dict[str, Any]:
-        """What a request would take, and what would be adjusted."""
-        return self._call("POST", "/v1/estimates", {"prompt": prompt, **settings})
+        """What a request would take, and what would be adjusted; `settings` as of `submit`."""
+        return self._call("POST", "/v1/estimates", self._body(prompt, settings))
 
     def status(self, job_id: str) -> Job:
         """How a job stands."""
@@ -99,13 +97,33 @@ class Client:
         query = urllib.parse.urlencode({"limit": limit, **filters}, doseq=True)
         return [self._job(one) for one in self._call("GET", f"/v1/jobs?{query}")["data"]]
 
-    def wait(self, job_id: str, interval: float = 0.5, on_progress: Callable[[Job], None] | None = None) -> Job:
-        """The job once it has ended; `on_progress` is called at every look."""
-        while not (job := self.status(job_id)).ended:
-            if on_progress is not None:
-                on_progress(job)
+    def wait(
+        self,
+        job_id: str,
+        interval: float = 0.5,
+        on_progress: Callable[[Job], None] | None = None,
+        patience: float = 120.0,
+    ) -> Job:
+        """The job once it has ended; `on_progress` is called at every look. A job outlives its server, so a server that does not answer is
+        asked again for `patience` seconds.
+
+        Raises:
+            ServerError: it was silent for longer, or refused.
+        """
+        answered = time.monotonic()
+        while True:
+            try:
+                job = self.status(job_id)
+            except ServerError as error:
+                if error.status not in PASSING or time.monotonic() - answered > patience:
+                    raise
+            else:
+                answered = time.monotonic()
+                if job.ended:
+                    return job
+                if on_progress is not None:
+                    on_progress(job)
             time.sleep(interval)
-        return job
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job: at once, or within a step where it runs."""
@@ -130,7 +148,20 @@ class Client:
         body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
         headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
         with self._open("POST", "/v1/uploads", body, headers) as reply:
-            return json.load(reply)["id"]
+            return self._read(reply)["id"]
+
+    def _body(self, prompt: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {"prompt": prompt, **{name: self._sent(value) for name, value in settings.items() if value is not None}}
+
+    def _sent(self, value: Any) -> Any:
+        """A setting as JSON takes it: paths as the ids of their uploads."""
+        if isinstance(value, Path):
+            return self.upload(value)
+        if isinstance(value, Mapping):
+            return {name: self._sent(one) for name, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._sent(one) for one in value]
+        return value
 
     def _job(self, content: Mapping[str, Any]) -> Job:
         return Job(**{one.name: content[one.name] for one in fields(Job) if one.name in content})
@@ -138,7 +169,13 @@ class Client:
     def _call(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         with self._open(method, path, data, {"Content-Type": "application/json", **(headers or {})}) as reply:
+            return self._read(reply)
+
+    def _read(self, reply: Any) -> Any:
+        try:
             return json.load(reply)
+        except (OSError, http.client.HTTPException) as error:  # the server went while it answered
+            raise self._lost(error) from None
 
     def _open(self, method: str, path: str, data: bytes | None = None, headers: Mapping[str, str] | None = None) -> Any:
         request = urllib.request.Request(self.server + path, data, dict(headers or {}), method=method)
@@ -149,11 +186,14 @@ class Client:
         except urllib.error.HTTPError as error:
             try:
                 told = json.load(error)["error"]
-            except (ValueError, KeyError, TypeError):
+            except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
                 told = {"message": f"the server answered {error.code} {error.reason}"}
             raise ServerError(told["message"], error.code, told.get("param")) from None
-        except (urllib.error.URLError, OSError) as error:
-            raise ServerError(f"{self.server} does not answer: {getattr(error, 'reason', error)}") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise self._lost(error) from None
+
+    def _lost(self, error: Exception) -> ServerError:
+        return ServerError(f"{self.server} does not answer: {getattr(error, 'reason', error)}")
 
 
 def callback_state(payload: Mapping[str, Any]) -> State:

@@ -104,6 +104,13 @@ def longest_num_frames(duration: float, fps: float, scale_factor_temporal: int =
     return num_pixel_frames(1 + (available - 1) // scale_factor_temporal, scale_factor_temporal)
 
 
+def resampled_num_frames(num_frames: int, video_fps: float, fps: float) -> int:
+    """Frames of a video of `num_frames` at `video_fps` once it is taken at `fps`: one at each tick from the first frame to the last."""
+    if abs(video_fps - fps) < 1e-3:
+        return num_frames
+    return math.floor((num_frames - 1) / video_fps * fps + 1e-6) + 1
+
+
 def check_length(
     num_frames: int | None,
     duration: float | None,

@@ -29,6 +29,7 @@ from videogen_pipelines.requests import (
     check_size,
     extension_overlap,
     extension_window,
+    resampled_num_frames,
 )
 
 VideoInput = str | os.PathLike | np.ndarray | torch.Tensor | Sequence[Image.Image]
@@ -216,7 +217,7 @@ def _resample(frames: list[np.ndarray], video_fps: float, fps: float, adjusted: 
     """The nearest frame at each tick of `fps`."""
     if abs(video_fps - fps) < 1e-3:
         return frames
-    count = math.floor((len(frames) - 1) / video_fps * fps + 1e-6) + 1
+    count = resampled_num_frames(len(frames), video_fps, fps)
     adjusted.append(
         f"`video` was resampled from {video_fps:g} to {fps:g} frames per second ({len(frames)} became {count} frames)."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -18,15 +18,24 @@ JobId = Annotated[str, typer.Argument(help="Id of the job.")]
 
 @contextmanager
 def client_of(server: str) -> Iterator[Client]:
-    """A client with the key in VIDEOGEN_API_KEY; what the server refuses is the user's to mend.
+    """A client with the key in VIDEOGEN_API_KEY; what the server refuses is the user's to mend, that it fails is not.
 
     Raises:
         ValueError: the server's sentence.
+        typer.Exit: it does not answer, or has failed.
     """
     try:
         yield Client(server, os.environ.get("VIDEOGEN_API_KEY"))
     except ServerError as error:
-        raise ValueError(str(error)) from None
+        if 400 <= error.status < 500 and error.status != 429:
+            raise ValueError(str(error)) from None
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    """Leave with what failed and is not the user's fault."""
+    typer.echo(f"Error: {message}", err=True)
+    raise typer.Exit(1)
 
 
 def line(job: Job) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from videogen.cli.remote import DEFAULT_SERVER, Server, client_of, line, said
+from videogen.cli.remote import DEFAULT_SERVER, Server, client_of, fail, line, said
 
 
 def submit(
@@ -76,6 +76,6 @@ def submit(
         with step_progress(job.id) as advance:
             done = client.wait(job.id, on_progress=lambda now: advance(now.step, now.num_steps) if now.step else None)
         if done.status != "completed":
-            raise ValueError(line(done))
+            fail(line(done))
         client.download(done.id, output, "gif" if output.suffix.lower() == ".gif" else "video")
         typer.echo(f"Wrote {output} (seed {done.request['seed']}).")

@@ -102,7 +102,7 @@ files = Table(
     Column("purpose", String(32), nullable=False),
     Column("kind", String(16), nullable=False),  # "image" or "video"
     Column("name", String(255), nullable=False),
-    Column("bytes", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),  # in all its forms
     Column("sha256", String(64), nullable=False),
     Column("width", Integer),
     Column("height", Integer),

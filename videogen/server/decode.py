@@ -16,7 +16,6 @@ MAX_ASPECT = 8.0
 KEPT_SIDE = 1536
 """Pixels; larger pictures are reduced to this before they are kept: far beyond what any model here sees."""
 
-KEPT_VIDEO_SIDE = 256
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 
 
@@ -101,7 +100,7 @@ def _picture(limits: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"`file` must be an intact picture, and is damaged ({type(error).__name__}); save it again."
         ) from None
-    return {"kind": "image", "width": width, "height": height, "adjusted": adjusted, "num_frames": 1}
+    return {"kind": "image", "width": width, "height": height, "adjusted": adjusted, "num_frames": 1, "fps": None}
 
 
 def _to_srgb(picture: Any, profile: bytes) -> Any:
@@ -134,18 +133,29 @@ def _video(limits: dict[str, Any]) -> dict[str, Any]:
             width, height = stream.width, stream.height
             if width * height > limits["max_pixels"] or min(width, height) < MIN_SIDE:
                 raise ValueError(f"`file` must have {MIN_SIDE} to {limits['max_pixels']} pixels, got {width}x{height}.")
+            shrink = min(1.0, limits["video_side"] / min(width, height))
+            size = round(shrink * width), round(shrink * height)
             for frame in container.decode(stream):
                 if len(frames) == limits["max_frames"]:
                     raise ValueError(f"`file` must have at most {limits['max_frames']} frames, got more; cut it.")
                 picture = frame.to_image()
-                picture.thumbnail((KEPT_VIDEO_SIDE, KEPT_VIDEO_SIDE), Image.Resampling.LANCZOS)
+                if picture.size != size:
+                    picture = picture.resize(size, Image.Resampling.LANCZOS)
                 frames.append(np.rot90(np.asarray(picture), frame.rotation // 90))
     except (av.error.FFmpegError, OSError):
         raise ValueError("`file` must be an intact picture or video, and is not; save it again.") from None
     if not frames or not 0.1 <= rate <= 240:
         raise ValueError("`file` must hold frames at 0.1 to 240 per second, and does not.")
     np.savez("out.npz", frames=np.ascontiguousarray(np.stack(frames)), fps=np.float64(rate))
-    return {"kind": "video", "width": width, "height": height, "adjusted": [], "num_frames": len(frames)}
+    kept_height, kept_width = frames[0].shape[:2]
+    return {
+        "kind": "video",
+        "width": width,
+        "height": height,
+        "adjusted": [f"`file` was reduced to {kept_width}x{kept_height}."] if shrink < 1 else [],
+        "num_frames": len(frames),
+        "fps": rate,
+    }
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from videogen.server.http import (
 from videogen.server.jobs import Job
 from videogen.server.minimax import IdempotencyKey
 from videogen.server.openai_videos import ended_file
-from videogen.server.planning import Ask, Prompt, Quality
+from videogen.server.planning import Ask, Prompt, Quality, references
 from videogen.server.service import ApiError, Service
 from videogen.server.storage import is_id
 
@@ -325,8 +325,10 @@ def _read_preview(service: Service, job_id: str) -> bytes | None:
 @router.post("/v1/estimates", responses=COMMON_ERRORS)
 def estimate(body: Ask, request: Request, service: ServiceOf, principal: PrincipalOf) -> EstimateView:
     """What a request would take, without starting it; also says what would be adjusted."""
-    if any(reference.startswith(("data:", "http")) for reference in _references(body)):
-        raise ApiError(422, "invalid_request", "pictures of an estimate must be ids of uploads.", "first_frame")
+    for _, param, reference in references(body):
+        if reference.startswith(("data:", "http://", "https://")):
+            message = f"`{param}` must be an id in an estimate, got a data URL or an address; upload it first."
+            raise ApiError(422, "invalid_request", message, param)
     planned = service.plan(body, principal)
     return EstimateView(
         **asdict(service.estimate(planned, body.priority)),
@@ -459,8 +461,3 @@ def view_of(job: Job, service: Service) -> JobView:
         error = JobError(code=job.error_code, message=job.error_message or "")
     fields = {name: getattr(job, name) for name in JobView.model_fields if hasattr(job, name) and name != "error"}
     return JobView(**fields, error=error, seconds_left=None if left is None else round(left, 1))
-
-
-def _references(body: Ask) -> list[str]:
-    single = [body.first_frame, body.last_frame]
-    return [text for text in (*single, *body.subjects, *(frame.image for frame in body.keyframes)) if text is not None]

@@ -254,7 +254,7 @@ def write_clip(
         "file": {
             "id": file_id,
             "name": f"{file_id}.mp4",
-            "bytes": len(content),
+            "bytes": storage.num_bytes(file_id),
             "sha256": hashlib.sha256(content).hexdigest(),
             "width": width,
             "height": height,

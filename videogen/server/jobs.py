@@ -37,7 +37,7 @@ Signal = Literal["go on", "cancel", "lost"]
 ACTIVE: tuple[Status, ...] = ("queued", "running")
 ENDED: tuple[Status, ...] = ("completed", "failed", "cancelled")
 MAX_INTERRUPTIONS = 20
-"""Restarts that were no fault of the job, after which it fails all the same: nothing goes round for ever."""
+"""Restarts and errors of files that were no fault of the job, after which it fails all the same: nothing goes round for ever."""
 
 
 class QueueFull(Exception):
@@ -497,9 +497,17 @@ class JobStore:
                 self._tell(connection, _job(row))
         return row is not None
 
-    def release(self, job_id: str, worker: str, note: str, delay: float = 0.0) -> bool:
-        """Give a job back to the queue without blame, for `delay` seconds from now; False when it is no longer this worker's."""
-        return self._give_back(_owned(job_id, worker), note, strike=False, delay=delay) > 0
+    def release(self, job_id: str, worker: str, note: str, delay: float = 0.0, counts: bool = True) -> bool:
+        """Give a job back to the queue without a strike, for `delay` seconds from now; False when it is no longer this worker's.
+
+        Args:
+            job_id: the job.
+            worker: its owner.
+            note: what happened, for people.
+            delay: seconds.
+            counts: whether it is one of the `MAX_INTERRUPTIONS`; not where the job may have to wait for as long as it takes.
+        """
+        return self._give_back(_owned(job_id, worker), note, strike=False, delay=delay, counts=counts) > 0
 
     def release_worker(self, worker: str, note: str, strike: bool) -> int:
         """Take the jobs of a worker that is no more back into the queue; the number of jobs.
@@ -531,7 +539,9 @@ class JobStore:
         """Take back every running job: for a server that knows that no other one is there; the number of jobs."""
         return self._give_back((jobs.c.status == "running",), "the server was restarted", strike=False)
 
-    def _give_back(self, which: Sequence[Any], note: str, *, strike: bool, delay: float = 0.0) -> int:
+    def _give_back(
+        self, which: Sequence[Any], note: str, *, strike: bool, delay: float = 0.0, counts: bool = True
+    ) -> int:
         with self.database.write() as connection:
             rows = connection.execute(
                 update(jobs)
@@ -543,7 +553,7 @@ class JobStore:
                     lease_until=None,
                     not_before=epoch() + delay,
                     strikes=jobs.c.strikes + (1 if strike else 0),
-                    interruptions=jobs.c.interruptions + (0 if delay else 1),
+                    interruptions=jobs.c.interruptions + (1 if counts else 0),
                     batchable=False if strike else jobs.c.batchable,  # who killed it shows when each is alone
                     note=note,
                 )

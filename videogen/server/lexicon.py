@@ -1,6 +1,7 @@
 """The words of a model as the server needs them, without importing what renders Stage (and with it torch).
 
-They are worked out once, by a child process unless torch is there already, and kept as JSON in the data folder, under a hash of the vocabulary.
+They are worked out once, by a child process unless torch is there already, and kept as JSON in the data folder, under a hash of the vocabulary
+and of the files that they come from.
 """
 
 from __future__ import annotations
@@ -19,6 +20,13 @@ from videogen.data.files import write_atomic
 
 Language = str  # "en" or "zh"
 CHILD_SECONDS = 600.0
+PACKAGE = Path(__file__).resolve().parents[1]
+SOURCES = tuple(
+    PACKAGE / name
+    for name in ("data/stage/captions.py", "assets/stage/actors.json", "conditioning/prompt.py", "server/lexicon.py")
+)
+"""Tables and code that make a lexicon; importing them would load torch, so they are told apart by their bytes."""
+
 KINDS = ("actors", "motions", "scenes", "lights", "speeds", "cameras")
 
 
@@ -47,7 +55,10 @@ def load_lexicon(vocabulary: Mapping[str, Any] | None, folder: Path) -> Lexicon:
         words = vocabulary.get("words") or {}
         return Lexicon(words={language: list(words.get(language, ())) for language in ("en", "zh")})
     text = json.dumps(vocabulary, sort_keys=True)
-    path = folder / f"lexicon-{hashlib.sha256((__version__ + text).encode()).hexdigest()[:16]}.json"
+    key = hashlib.sha256((__version__ + text).encode())
+    for source in SOURCES:
+        key.update(source.read_bytes())
+    path = folder / f"lexicon-{key.hexdigest()[:16]}.json"
     if not path.is_file() and "torch" in sys.modules:
         write_atomic(path, json.dumps(asdict(build_lexicon(vocabulary)), ensure_ascii=False).encode())
     elif not path.is_file():

@@ -56,10 +56,11 @@ class Media:
         settings: the limits.
         storage: where they go.
         database: where they are listed.
+        video_side: pixels of the shorter side to which larger videos are reduced.
     """
 
-    def __init__(self, settings: Settings, storage: Storage, database: Database):
-        self.settings, self.storage, self.database = settings, storage, database
+    def __init__(self, settings: Settings, storage: Storage, database: Database, video_side: int):
+        self.settings, self.storage, self.database, self.video_side = settings, storage, database, video_side
         self._children = threading.BoundedSemaphore(MAX_CHILDREN)
 
     def add(self, content: bytes, name: str, tenant: str, kind: Kind | None, param: str) -> Upload:
@@ -104,7 +105,11 @@ class Media:
                     sha256=hashlib.sha256(content).hexdigest(),
                     width=facts["width"],
                     height=facts["height"],
-                    adjusted={"sentences": facts["adjusted"], "num_frames": facts["num_frames"]},
+                    adjusted={
+                        "sentences": facts["adjusted"],
+                        "num_frames": facts["num_frames"],
+                        "fps": facts["fps"],
+                    },
                     created_at=epoch(),
                 )
                 .returning(files.c.created_at)
@@ -138,9 +143,8 @@ class Media:
         if row.purpose == "video_generation":
             return StoredPicture(row.id, is_clip=True)
         facts = row.adjusted or {}
-        return StoredPicture(
-            row.id, tuple(_named(facts.get("sentences", ()), param)), num_frames=facts.get("num_frames")
-        )
+        sentences = tuple(_named(facts.get("sentences", ()), param))
+        return StoredPicture(row.id, sentences, num_frames=facts.get("num_frames"), fps=facts.get("fps"))
 
     def find(self, file_id: str, tenant: str) -> Row | None:
         """The row of a file of a tenant, or None."""
@@ -176,6 +180,7 @@ class Media:
             "kind": kind,
             "max_pixels": settings.max_image_pixels,
             "max_frames": settings.max_video_frames,
+            "video_side": self.video_side,
             "memory_bytes": settings.decode_memory_bytes,
             "seconds": settings.decode_seconds,
         }

@@ -17,7 +17,7 @@ from videogen.server.auth import Principal
 from videogen.server.forms import UPLOAD_SCHEMA, read_form
 from videogen.server.http import PrincipalOf, ServiceOf, address_of, base_url, send_variant
 from videogen.server.jobs import Job
-from videogen.server.planning import Ask, Prompt, Reference
+from videogen.server.planning import Ask, Prompt, Quality, Reference
 from videogen.server.service import ApiError, Service
 from videogen.server.storage import is_id
 
@@ -59,7 +59,7 @@ class Subject(BaseModel):
 
 
 class Generation(BaseModel):
-    """Body of `POST /v1/video_generation`. `strict` is ours; everything else is MiniMax's."""
+    """Body of `POST /v1/video_generation`. `quality` and `strict` are ours; everything else is MiniMax's."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -85,6 +85,9 @@ class Generation(BaseModel):
         str | None, Field(max_length=2048, description="Told of every change of state, after it echoed a challenge.")
     ] = None
     aigc_watermark: Annotated[bool, Field(description="Draw the visible mark.")] = False
+    quality: Annotated[Quality | None, Field(description="fast or high; None is fast where the model can. Ours.")] = (
+        None
+    )
     strict: Annotated[bool, Field(description="Refuse what would have to be adjusted. Ours.")] = False
 
 
@@ -218,23 +221,21 @@ def translate(body: Generation, service: Service) -> tuple[Ask, list[str]]:
                 "subject_reference", f"`subject_reference` must hold one image a subject, got {len(images)}."
             )
         subjects += images
-    try:
-        ask = Ask(
-            prompt=prompt,
-            prompt_optimizer=optimizer,
-            literal_prompt=not optimizer,
-            first_frame=body.first_frame_image,
-            last_frame=body.last_frame_image,
-            subjects=subjects,
-            width=width,
-            height=height,
-            duration=body.duration,
-            callback_url=body.callback_url,
-            watermark=body.aigc_watermark,
-            strict=body.strict,
-        )
-    except ValueError as error:
-        raise _refused("subject_reference", str(error).splitlines()[0]) from None
+    ask = Ask(
+        prompt=prompt,
+        prompt_optimizer=optimizer,
+        literal_prompt=not optimizer,
+        first_frame=body.first_frame_image,
+        last_frame=body.last_frame_image,
+        subjects=subjects,
+        width=width,
+        height=height,
+        duration=body.duration,
+        callback_url=body.callback_url,
+        watermark=body.aigc_watermark,
+        quality=body.quality,
+        strict=body.strict,
+    )
     return ask, adjusted
 
 
@@ -274,8 +275,13 @@ def retrieve_file(
 ) -> Retrieved:
     """Facts of a file and an address to download it from, good for a day."""
     row = _file(service, principal, file_id)
-    link = service.link(row.id, base_url(request)) if row.purpose == "video_generation" else None
-    return _retrieved(row, row.purpose, link)
+    if row.purpose != "video_generation":
+        return _retrieved(row, row.purpose, row.bytes)
+    try:
+        size = service.storage.variant(row.id, "video").stat().st_size
+    except FileNotFoundError:  # it expired since the row was read
+        raise _no_file() from None
+    return _retrieved(row, row.purpose, size, service.link(row.id, base_url(request)))
 
 
 @router.get("/v1/files/retrieve_content", response_class=Response, responses=_clip)
@@ -310,14 +316,14 @@ async def upload_file(request: Request, service: ServiceOf, principal: Principal
     service.limit(principal, address_of(request))
     content, name, fields = await read_form(request, "file", known=("purpose",))
     upload = await run_in_threadpool(service.keep, principal, content, name)
-    return _retrieved(upload, fields.get("purpose", "upload")[:32] or "upload")
+    return _retrieved(upload, fields.get("purpose", "upload")[:32] or "upload", upload.bytes)
 
 
-def _retrieved(file: Any, purpose: str, link: str | None = None) -> Retrieved:
+def _retrieved(file: Any, purpose: str, num_bytes: int, link: str | None = None) -> Retrieved:
     """An upload, or a row of the table of files, as MiniMax shows it."""
     info = FileInfo(
         file_id=file.id,
-        bytes=file.bytes,
+        bytes=num_bytes,
         created_at=int(file.created_at),
         filename=file.name,
         purpose=purpose,
@@ -329,8 +335,12 @@ def _retrieved(file: Any, purpose: str, link: str | None = None) -> Retrieved:
 def _file(service: Service, principal: Principal, file_id: str) -> Any:
     row = service.media.find(file_id, principal.tenant) if is_id(file_id) else None
     if row is None:
-        raise ApiError(404, "not_found", "there is no such file, or it is not yours, or it expired.", "file_id")
+        raise _no_file()
     return row
+
+
+def _no_file() -> ApiError:
+    return ApiError(404, "not_found", "there is no such file, or it is not yours, or it expired.", "file_id")
 
 
 def _refused(param: str | None, message: str) -> ApiError:

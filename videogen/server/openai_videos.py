@@ -1,6 +1,6 @@
 """OpenAI's videos dialect: create (JSON or form), list, retrieve, delete, content, remix, extensions.
 
-The official Python client works against it unmodified. `seed`, `strict` and `prompt_optimizer` are ours (`extra_body=`).
+The official Python client works against it unmodified. `seed`, `quality`, `strict` and `prompt_optimizer` are ours (`extra_body=`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from videogen.server.forms import read_fields, read_json, validated
 from videogen.server.http import COMMON_ERRORS, PrincipalOf, ServiceOf, address_of, error_responses, send_variant
 from videogen.server.jobs import Job
 from videogen.server.minimax import IdempotencyKey
-from videogen.server.planning import Ask, Prompt, Reference
+from videogen.server.planning import Ask, Prompt, Quality, Reference
 from videogen.server.service import ApiError, Service
 
 router = APIRouter(tags=["OpenAI videos"])
 
-DEFAULT_MODEL = "sora-2"
+QUALITY = "fast or high; None is fast where the model can. Ours."
 VideoId = Annotated[str, Path(max_length=100)]
 _errors = {**COMMON_ERRORS, **error_responses(409)}
 
@@ -57,6 +57,7 @@ class CreateVideo(BaseModel):
     input_reference: Annotated[ImageReference | Reference | None, Field(description="The first frame.")] = None
     seed: Annotated[int | None, Field(ge=0, le=2**53, description="None draws one and reports it. Ours.")] = None
     prompt_optimizer: Annotated[bool, Field(description="Rewrite the prompt towards the model's words. Ours.")] = False
+    quality: Annotated[Quality | None, Field(description=QUALITY)] = None
     strict: Annotated[bool, Field(description="Refuse what would have to be adjusted. Ours.")] = False
 
 
@@ -76,6 +77,7 @@ class ExtendVideo(BaseModel):
     prompt: Prompt
     video: VideoReference
     seconds: Annotated[str | float, Field(description="To add.")]
+    quality: Annotated[Quality | None, Field(description=QUALITY)] = None
 
 
 class VideoError(BaseModel):
@@ -141,7 +143,7 @@ _text = {"type": "string"}
 CREATE_BODY = _body(
     "CreateVideo",
     {
-        **dict.fromkeys(("prompt", "model", "seconds", "size", "seed", "prompt_optimizer", "strict"), _text),
+        **dict.fromkeys(("prompt", "model", "seconds", "size", "seed", "prompt_optimizer", "quality", "strict"), _text),
         "input_reference": {"type": "string", "format": "binary"},
         "input_reference[file_id]": _text,
         "input_reference[image_url]": _text,
@@ -150,7 +152,10 @@ CREATE_BODY = _body(
 )
 EXTEND_BODY = _body(
     "ExtendVideo",
-    {"prompt": _text, "seconds": _text, "video[id]": _text, "video": {"type": "string", "format": "binary"}},
+    {
+        **dict.fromkeys(("prompt", "seconds", "quality", "video[id]"), _text),
+        "video": {"type": "string", "format": "binary"},
+    },
     ["prompt", "seconds"],
 )
 
@@ -194,6 +199,7 @@ def _create(
         duration=_seconds(body.seconds),
         seed=body.seed,
         prompt_optimizer=body.prompt_optimizer,
+        quality=body.quality,
         strict=body.strict,
     )
     return _submit(service, principal, address, ask, asked, idempotency_key, adjusted)
@@ -208,13 +214,9 @@ def _submit(
     idempotency_key: str | None,
     adjusted: list[str],
 ) -> Video:
-    """Submit what was translated; what is refused is named as this dialect names it."""
-    try:
-        job, _ = service.submit(
-            principal, address, "openai", ask, asked, idempotency_key=idempotency_key, adjusted=adjusted
-        )
-    except ApiError as error:
-        raise _renamed(error) from None
+    job, _ = service.submit(
+        principal, address, "openai", ask, asked, idempotency_key=idempotency_key, adjusted=adjusted
+    )
     return video_of(job, service)
 
 
@@ -259,12 +261,12 @@ def _extend(
     upload: tuple[bytes, str] | None,
     idempotency_key: str | None,
 ) -> Video:
-    asked = body.model_dump(mode="json")
+    asked = body.model_dump(mode="json", exclude_unset=True)
     source = body.video.id
     if upload is not None:
         asked["video"] = upload[0]
         source = service.keep(principal, *upload, "video", "video").id
-    ask = Ask(prompt=body.prompt, source=source, duration=_seconds(body.seconds))
+    ask = Ask(prompt=body.prompt, source=source, duration=_seconds(body.seconds), quality=body.quality)
     return _submit(service, principal, address, ask, asked, idempotency_key, [])
 
 
@@ -316,15 +318,21 @@ def remix_video(
     job = service.job(video_id, principal)
     if job.status != "completed":
         raise ApiError(409, "not_completed", f"`id` must be a completed video, this one is {job.status}.", "id")
-    new, _ = service.submit(
-        principal,
-        address_of(request),
-        "openai",
-        ask_again(job, prompt=body.prompt),
-        {"prompt": body.prompt, "remix": job.id},
-        idempotency_key=idempotency_key,
-        remixed_from=job.id,
-    )
+    try:
+        new, _ = service.submit(
+            principal,
+            address_of(request),
+            "openai",
+            ask_again(job, prompt=body.prompt),
+            {"prompt": body.prompt, "remix": job.id},
+            idempotency_key=idempotency_key,
+            remixed_from=job.id,
+        )
+    except ApiError as error:
+        if error.status != 422 or error.param in ("prompt", "Idempotency-Key"):
+            raise
+        # It is about what the first video was asked for, not about what came with this request.
+        raise ApiError(422, error.code, f"`id` must be a video that can be made again: {error.message}", "id") from None
     return video_of(new, service)
 
 
@@ -459,19 +467,3 @@ def _size(text: str | None) -> tuple[int | None, int | None]:
     ):
         raise ApiError(422, "invalid_request", f"`size` must be width x height such as 96x96, got {text!r}.", "size")
     return int(width), int(height)
-
-
-def _renamed(error: ApiError) -> ApiError:
-    """An error with the arguments' names in this dialect."""
-    names = {
-        "first_frame": "input_reference",
-        "duration": "seconds",
-        "width": "size",
-        "height": "size",
-        "source": "video",
-    }
-    for ours, theirs in names.items():
-        if error.param == ours:
-            error.param = theirs
-            error.message = error.message.replace(f"`{ours}`", f"`{theirs}`")
-    return error

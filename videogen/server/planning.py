@@ -11,7 +11,7 @@ import json
 import math
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -176,12 +176,13 @@ def shape_of(request: JobRequest) -> str:
 
 @dataclass(frozen=True)
 class StoredPicture:
-    """An upload as `media` left it; what it changed is among `adjusted`. A video has `num_frames`."""
+    """An upload as `media` left it; what it changed is among `adjusted`. A video has `num_frames` at `fps` (None = the model's)."""
 
     file_id: str
     adjusted: tuple[str, ...] = ()
     is_clip: bool = False
     num_frames: int | None = None
+    fps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -255,6 +256,11 @@ class Planner:
     def size_multiple(self) -> int:
         patch = int(self._config("transformer").get("patch_size", 1))
         return int(self._config("vae")["scale_factor_spatial"]) * patch
+
+    @cached_property
+    def longest_side(self) -> int:
+        """Pixels of the longest side that the model makes: what it sees of a video needs no longer shorter side."""
+        return max((int(side) for size in (self.vocabulary or {}).get("sizes", ()) for side in size), default=256)
 
     @cached_property
     def fast(self) -> dict[str, Any] | None:
@@ -350,7 +356,7 @@ class Planner:
             fps = self._fps(ask, adjusted)
             height, width = self._size(ask, adjusted, extends=task == "extend")
             if task == "extend":
-                num_frames = self._num_new_frames(ask, fps, _num_source_frames(pictures), adjusted)
+                num_frames = self._num_new_frames(ask, fps, self._num_source_frames(pictures, fps), adjusted)
             else:
                 num_frames = self._length(ask, fps, adjusted)
             quality = rules.settle_quality(
@@ -379,9 +385,11 @@ class Planner:
                 first, last = ask.first_frame is not None, ask.last_frame is not None
                 if (first and 0 in frames) or (last and num_frames - 1 in frames):
                     raise ValueError("`keyframes` must not name a frame that `first_frame` or `last_frame` names.")
-            windows, num_latents = self._windows(task, num_frames, pictures)
+            windows, num_latents = self._windows(task, num_frames, fps, pictures)
             if vectors is not None and len(vectors) != num_latents:
                 raise ValueError(f"`camera` as vectors must be [{num_latents}, 9], got [{len(vectors)}, 9].")
+        except Refused:
+            raise
         except (ValueError, TypeError) as error:
             raise Refused(str(error)) from None
 
@@ -433,15 +441,17 @@ class Planner:
 
     def _size(self, ask: Ask, adjusted: list[str], extends: bool) -> tuple[int, int]:
         height, width = ask.height, ask.width
-        if extends and (height is not None or width is not None):
-            raise ValueError(
-                "`width` and `height` must not be given with `source`, whose clip has a size; leave them out."
+        given = {name: value for name, value in (("width", width), ("height", height)) if value is not None}
+        if extends and given:
+            raise Refused(
+                "`width` and `height` must not be given with `source`, whose clip has a size; leave them out.",
+                next(iter(given)),
             )
         try:
             return self._rules.check_size(height, width, self.vocabulary, self.size_multiple)
-        except ValueError:
-            if ask.strict or (height is None and width is None):
-                raise
+        except ValueError as error:
+            if ask.strict or not given:
+                raise Refused(str(error), next(iter(given), None)) from None
         sizes = [(int(h), int(w)) for w, h in (self.vocabulary or {}).get("sizes", ())]
         if sizes:
             want_height, want_width = height or width or 1, width or height or 1
@@ -453,11 +463,13 @@ class Planner:
             nearest = min(sizes, key=distance)
         else:
             if height is None or width is None:
-                raise ValueError("`height` and `width` must both be given for this model.")
+                missing = "width" if width is None else "height"
+                raise Refused("`width` and `height` must both be given for this model.", missing)
             step = self.size_multiple
             nearest = max(step, round(height / step) * step), max(step, round(width / step) * step)
         adjusted.append(
-            f"`size` {width or '?'}x{height or '?'} became {nearest[1]}x{nearest[0]}, the nearest that the model supports."
+            f"{' and '.join(f'`{name}`' for name in given)} {'x'.join(map(str, given.values()))} became "
+            f"{nearest[1]}x{nearest[0]}, the nearest that the model supports."
         )
         return nearest
 
@@ -469,7 +481,10 @@ class Planner:
             adjusted.append(
                 f"`num_frames` {num_frames} is beyond the {self.max_duration:g} seconds that this server makes."
             )
-            num_frames, duration = None, self.max_duration
+            longest = ask.model_copy(update={"num_frames": None, "duration": self.max_duration})
+            made = self._length(longest, fps, [])
+            adjusted.append(f"`num_frames` {num_frames} became {made}, the nearest that fits.")
+            return made
         if duration is not None and duration > self.max_duration:
             if ask.strict:
                 raise ValueError(f"`duration` must be at most {self.max_duration:g} seconds, got {duration:g}.")
@@ -506,7 +521,8 @@ class Planner:
         wanted = ask.duration * fps if ask.duration is not None else float(ask.num_frames or usual)
         if wanted / fps > self.max_duration:
             if ask.strict:
-                raise ValueError(f"`duration` must be at most {self.max_duration:g} seconds, got {wanted / fps:g}.")
+                argument = "num_frames" if ask.duration is None else "duration"
+                raise ValueError(f"`{argument}` must make at most {self.max_duration:g} seconds, got {wanted / fps:g}.")
             wanted = self.max_duration * fps
         new = max(step, math.floor(wanted / step + 1e-6) * step)
         if ask.duration is not None and abs(new / fps - ask.duration) > 0.5 / fps:
@@ -522,7 +538,14 @@ class Planner:
         """Frames of the longest clip that is made in one window."""
         return max((self.vocabulary or {}).get("num_frames", (0,))) or None
 
-    def _windows(self, task: Task, num_frames: int, pictures: Mapping[str, Sequence[StoredPicture]]) -> tuple[int, int]:
+    def _num_source_frames(self, pictures: Mapping[str, Sequence[StoredPicture]], fps: float) -> int:
+        """Frames of the video to continue, at the rate of the clip."""
+        source = pictures["source"][0]
+        return self._rules.resampled_num_frames(source.num_frames or 1, source.fps or fps, fps)
+
+    def _windows(
+        self, task: Task, num_frames: int, fps: float, pictures: Mapping[str, Sequence[StoredPicture]]
+    ) -> tuple[int, int]:
         """Number of windows, and of latent frames that camera vectors are for."""
         from tokenizer3d.shapes import num_latent_frames
 
@@ -530,7 +553,7 @@ class Planner:
         trained = self.trained_num_frames
         if task != "extend":
             return len(self._rules.plan_windows(num_frames, trained, step)), num_latent_frames(num_frames, step)
-        available = _num_source_frames(pictures)
+        available = self._num_source_frames(pictures, fps)
         overlap = self._rules.extension_overlap(trained, step, available)
         return len(self._rules.plan_windows(overlap + num_frames, trained, step)), num_frames // step
 
@@ -545,14 +568,29 @@ def check_text(text: str, name: str) -> None:
         raise Refused(f"`{name}` must be valid text without NUL, got a broken character; type it again.", name)
 
 
+def references(ask: Ask) -> Iterator[tuple[Role, str, str]]:
+    """The pictures and videos that a request names: their roles, the arguments, and what these hold."""
+    if ask.first_frame is not None:
+        yield "first", "first_frame", ask.first_frame
+    if ask.last_frame is not None:
+        yield "last", "last_frame", ask.last_frame
+    for index, keyframe in enumerate(ask.keyframes):
+        yield "keyframe", f"keyframes.{index}.image", keyframe.image
+    for index, subject in enumerate(ask.subjects):
+        yield "subject", f"subjects.{index}", subject
+    if ask.source is not None:
+        yield "source", "source", ask.source
+
+
 def _task(ask: Ask) -> Task:
-    frames = ask.first_frame is not None or ask.last_frame is not None or bool(ask.keyframes)
-    given = [bool(ask.source), bool(ask.subjects), frames]
-    if sum(given) > 1:
+    frames = [name for name in ("first_frame", "last_frame", "keyframes") if getattr(ask, name)]
+    alone = [name for name in ("source", "subjects") if getattr(ask, name)]
+    if len(alone) + bool(frames) > 1:
+        names = [f"`{name}`" for name in (*alone, *frames)]
         raise Refused(
-            "`source`, `subjects` and pictures of frames must not be combined: the model takes a clip to continue, what a "
+            f"{', '.join(names[:-1])} and {names[-1]} must not be combined: the model takes a clip to continue, what a "
             "subject looks like, or pictures of the clip; leave the others out.",
-            "source" if ask.source else "subjects",
+            alone[0],
         )
     return "extend" if ask.source else "subject" if ask.subjects else "image" if frames else "text"
 
@@ -565,10 +603,6 @@ def _pictures(ask: Ask, pictures: Mapping[str, Sequence[StoredPicture]]) -> tupl
             time = ask.keyframes[index].time if role == "keyframe" else None
             found.append(Picture(role=role, file_id=stored.file_id, time=time, is_clip=stored.is_clip))
     return tuple(found)
-
-
-def _num_source_frames(pictures: Mapping[str, Sequence[StoredPicture]]) -> int:
-    return pictures["source"][0].num_frames or 1
 
 
 def _first_argument(message: str) -> str | None:

@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +20,8 @@ from videogen.server.database import Database
 from videogen.server.jobs import IdempotencyConflict, Job, JobStore, NewJob, QueueFull
 from videogen.server.media import Kind, Media, Upload
 from videogen.server.metrics import Metrics
-from videogen.server.planning import Ask, Planned, Planner, Refused, StoredPicture, check_text
+from videogen.server.names import DIALECTS, renamed, renamed_argument
+from videogen.server.planning import Ask, Planned, Planner, Refused, StoredPicture, check_text, references
 from videogen.server.retention import HOLD_SECONDS, Janitor
 from videogen.server.settings import Settings
 from videogen.server.storage import Storage, is_id
@@ -77,8 +78,8 @@ class Service:
         self.database.create()
         self.store = JobStore(self.database, self.settings.max_strikes)
         self.storage = Storage(self.settings.data)
-        self.media = Media(self.settings, self.storage, self.database)
         self.planner = Planner(self.folder, self.settings.data, self.settings.max_duration)
+        self.media = Media(self.settings, self.storage, self.database, self.planner.longest_side)
         self.keys = KeyRing(self.settings.api_key_file) if self.settings.api_key_file else None
         self.limiter = RateLimiter()
         self.messenger = Messenger(self.database, self.settings.allowed_hosts)
@@ -135,17 +136,20 @@ class Service:
                 retry_after=wait,
             )
 
-    def plan(self, ask: Ask, principal: Principal) -> Planned:
-        """Settle a request, its pictures taken in.
+    def plan(self, ask: Ask, principal: Principal, dialect: str = "videogen") -> Planned:
+        """Settle a request, its pictures taken in; what is said of it names the arguments of `dialect`.
 
         Raises:
             ApiError: 422 with the argument at fault.
         """
+        names = DIALECTS[dialect]
         try:
             pictures = self._pictures(ask, principal.tenant)
-            return self.planner.plan(ask, pictures, force_watermark=self.settings.watermark == "always")
+            planned = self.planner.plan(ask, pictures, force_watermark=self.settings.watermark == "always")
         except Refused as error:
-            raise ApiError(422, "invalid_request", str(error), error.param) from None
+            param = None if error.param is None else renamed_argument(error.param, names)
+            raise ApiError(422, "invalid_request", renamed(str(error), names), param) from None
+        return replace(planned, adjusted=[renamed(sentence, names) for sentence in planned.adjusted])
 
     def submit(
         self,
@@ -210,9 +214,12 @@ class Service:
                 return earlier, False
             if ask.strict and adjusted:
                 raise ApiError(422, "invalid_request", "`strict` was asked for, but: " + " ".join(adjusted), "strict")
-            planned = self.plan(ask, principal)
+            planned = self.plan(ask, principal, dialect)
             if ask.callback_url is not None:
-                check_callback(ask.callback_url, self.settings.allowed_hosts)
+                try:
+                    check_callback(ask.callback_url, self.settings.allowed_hosts)
+                except ValueError as error:
+                    raise ApiError(422, "invalid_request", str(error), "callback_url") from None
             job, new = self.store.submit(
                 NewJob(
                     tenant=principal.tenant,
@@ -236,8 +243,6 @@ class Service:
             raise ApiError(429, "queue_full", str(error), retry_after=10) from None
         except IdempotencyConflict as error:
             raise ApiError(409, "idempotency_conflict", f"`Idempotency-Key`: {error}", "Idempotency-Key") from None
-        except ValueError as error:  # of the callback
-            raise ApiError(422, "invalid_request", str(error), "callback_url") from None
         if new:
             self.metrics.submitted.labels(dialect).inc()
             self.supervisor.wake()
@@ -288,39 +293,30 @@ class Service:
 
     def _pictures(self, ask: Ask, tenant: str) -> dict[str, list[StoredPicture]]:
         found: dict[str, list[StoredPicture]] = {}
-
-        def add(role: str, reference: str | None, param: str) -> None:
-            if reference is not None:
-                check_text(reference[:4096], param)
-                found.setdefault(role, []).append(self.media.resolve(reference, tenant, "image", param))
-
-        add("first", ask.first_frame, "first_frame")
-        add("last", ask.last_frame, "last_frame")
-        for index, keyframe in enumerate(ask.keyframes):
-            add("keyframe", keyframe.image, f"keyframes.{index}.image")
-        for index, subject in enumerate(ask.subjects):
-            add("subject", subject, f"subjects.{index}")
-        if ask.source is not None:
-            found["source"] = [self._source(ask.source, tenant)]
+        for role, param, reference in references(ask):
+            check_text(reference[:4096], param)
+            if role == "source":
+                stored = self._source(reference, tenant)
+            else:
+                stored = self.media.resolve(reference, tenant, "image", param)
+            found.setdefault(role, []).append(stored)
         for group in found.values():
             for stored in group:  # none may expire before the job names it
                 self.janitor.hold(stored.file_id, HOLD_SECONDS)
         return found
 
     def _source(self, source: str, tenant: str) -> StoredPicture:
-        check_text(source, "source")
         if source.startswith("video_"):
             job = self.store.get(source, tenant) if is_id(source) else None
             if job is None or job.status != "completed" or job.result is None or job.file_id is None:
                 raise Refused("`source` must be a completed job of yours or a video that you uploaded.", "source")
             if self.media.find(job.file_id, tenant) is None:
                 raise Refused("`source` must still have its file; the one of this job expired.", "source")
-            return StoredPicture(job.file_id, is_clip=True, num_frames=int(job.result["num_frames"]))
+            return _clip(job.file_id, job.result)
         stored = self.media.resolve(source, tenant, "video", "source")
         if stored.is_clip and stored.num_frames is None:
             clip = self.store.get("video_" + stored.file_id.removeprefix("file_"), tenant)
-            frames = int(clip.result["num_frames"]) if clip and clip.result else 1
-            return StoredPicture(stored.file_id, is_clip=True, num_frames=frames)
+            return _clip(stored.file_id, clip.result or {} if clip else {})
         return stored
 
     # Looking
@@ -405,6 +401,11 @@ class Service:
 
     def link_holds(self, file_id: str, expires: int, signature: str) -> bool:
         return hmac.compare_digest(self.sign(file_id, expires).encode(), signature.encode()) and expires > time.time()
+
+
+def _clip(file_id: str, result: Mapping[str, Any]) -> StoredPicture:
+    """A clip of ours, with what its job says of it."""
+    return StoredPicture(file_id, is_clip=True, num_frames=int(result.get("num_frames", 1)), fps=result.get("fps"))
 
 
 def _known(timings: Mapping[str, Any]) -> Mapping[str, Any]:

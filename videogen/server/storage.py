@@ -65,10 +65,17 @@ class Storage:
     def checkpoint(self, job_id: str) -> Path:
         return self.data / "checkpoints" / f"{_checked(job_id)}.safetensors"
 
+    def num_bytes(self, file_id: str) -> int:
+        """What a file takes on the disk in all its forms."""
+        return sum(path.stat().st_size for path in self._forms(file_id) if path.is_file())
+
     def remove(self, file_id: str) -> None:
         """Remove a file in all its forms."""
-        for suffix in {suffix for suffix, _ in VARIANTS.values()} | {".npz"}:
-            self.path(file_id, suffix).unlink(missing_ok=True)
+        for path in self._forms(file_id):
+            path.unlink(missing_ok=True)
+
+    def _forms(self, file_id: str) -> list[Path]:
+        return [self.path(file_id, suffix) for suffix in {suffix for suffix, _ in VARIANTS.values()} | {".npz"}]
 
     def remove_work(self, job_id: str) -> None:
         """Remove what a running job keeps."""

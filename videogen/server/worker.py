@@ -21,6 +21,7 @@ from typing import Any
 from videogen.server.database import UNAVAILABLE, Database
 from videogen.server.jobs import Job, JobStore
 from videogen.server.memory import device_peak_bytes, peak_bytes, resident_bytes
+from videogen.server.names import DIALECTS, PIPELINES, renamed
 from videogen.server.planning import JobRequest
 from videogen.server.settings import Settings
 from videogen.server.storage import Storage
@@ -233,7 +234,7 @@ class Worker:
             self._end(job, error.code, str(error))
             return
         except (ValueError, TypeError, FileNotFoundError) as error:
-            self._end(job, "invalid_request", str(error))
+            self._end(job, "invalid_request", _in_words_of(job, str(error)))
             return
         if resume is None and len(times) > 1:
             step_seconds = (times[-1] - times[0]) / (len(times) - 1)
@@ -293,7 +294,7 @@ class Worker:
     def _finish(self, job: Job, request: JobRequest, clip: Any) -> None:
         from videogen.server.generation import write_clip
 
-        adjusted = list(dict.fromkeys([*job.adjusted, *clip.adjusted]))
+        adjusted = list(dict.fromkeys([*job.adjusted, *(_in_words_of(job, sentence) for sentence in clip.adjusted)]))
         warnings = list(dict.fromkeys([*job.warnings, *clip.warnings]))
         file_id = self.storage.clip_id(job.id)
         if self.store.signal(job.id, self.name) == "cancel":
@@ -310,20 +311,22 @@ class Worker:
         self.storage.remove_work(job.id)
 
     def _passing(self, job: Job, error: BaseException) -> None:
-        """Something that may pass: the job waits and is tried again."""
+        """Something that may pass: the job waits and is tried again, as often as it takes where the disk is full or the database away."""
+        counts = False
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             note = "the disk is full"
         elif isinstance(error, UNAVAILABLE):
             note = "the database did not answer"
         else:
-            note = f"{type(error).__name__}: {error}"
-        log.error("%s waits %g s: %s", job.id, RETRY_SECONDS, note)
+            told = getattr(error, "strerror", None) or error  # without the path: users read it
+            note, counts = f"{type(error).__name__}: {told}", True
+        log.error("%s waits %g s: %s (%s)", job.id, RETRY_SECONDS, note, error)
         while not self.stopping.is_set():
             try:
                 if isinstance(error, MemoryError):
                     self.store.release_worker(self.name, "out of memory", strike=True)
                 else:
-                    self.store.release(job.id, self.name, note, delay=RETRY_SECONDS)
+                    self.store.release(job.id, self.name, note, delay=RETRY_SECONDS, counts=counts)
                 return
             except UNAVAILABLE as again:
                 log.error("%s: the database does not answer: %s", job.id, _first_line(again))
@@ -343,6 +346,11 @@ class Worker:
                 log.error("the heartbeat of %s failed: %s", self.name, _first_line(error))
             except Exception:
                 log.exception("the heartbeat of %s goes on after an error", self.name)
+
+
+def _in_words_of(job: Job, sentence: str) -> str:
+    """A sentence of a pipeline with the arguments called as in the dialect of a job."""
+    return renamed(renamed(sentence, PIPELINES), DIALECTS.get(job.dialect, {}))
 
 
 def default_threads(num_workers: int) -> int:

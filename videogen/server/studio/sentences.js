@@ -5,7 +5,7 @@ import { language } from "/studio/i18n.js";
 
 const NAMES = {
   first_frame: "首帧", last_frame: "尾帧", subjects: "主角图片", file: "图片", keyframes: "关键帧", source: "原片段", prompt: "提示词",
-  duration: "时长", num_frames: "帧数", fps: "帧率", size: "尺寸", watermark: "标记", seed: "种子", steps: "步数", camera: "镜头",
+  duration: "时长", num_frames: "帧数", fps: "帧率", width: "宽度", height: "高度", "width and height": "尺寸", watermark: "标记", seed: "种子", steps: "步数", camera: "镜头",
   guidance_scale: "引导强度", negative_prompt: "避免出现",
 };
 
@@ -39,7 +39,7 @@ const PATTERNS = [
   [/^(\w+) must hold frames at (\S+) to (\S+) per second.*$/, "$1的帧率须在每秒 $2 到 $3 帧之间。"],
   [/^(\w+) must not be longer than (\S+) to 1, got ([\dx]+).*$/, "$1长宽比不得超过 $2:1，现在是 $3；请先裁剪。"],
   [/^(\w+) (\S+) s became (\S+) s \((\d+)(?: new)? frames.*$/, "$1 $2 秒调整为 $3 秒（$4 帧）。"],
-  [/^(\w+) (\S+) became (\S+?)(?: new frames)?, the nearest .+$/, "$1 $2 调整为 $3。"],
+  [/^(\w+(?: and \w+)?) (\S+) became (\S+?)(?: new frames)?, the nearest .+$/, "$1 $2 调整为 $3。"],
   [/^(\w+) (\S+)(?: s)? is beyond the (\S+) seconds that this server makes\.$/, "$1 $2 超出此服务器的上限 $3 秒。"],
   [/^watermark is on: the operator of this server marks every clip\.$/, "此服务器的运营者要求每个片段都带可见标记。"],
   [/^(\w+) was rewritten: (.+)\.$/, "$1已改写：$2。"],

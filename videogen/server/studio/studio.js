@@ -13,7 +13,8 @@ const SUBJECT = { en: "the subject", zh: "主角" }; // how a prompt names who i
 let model = null;
 let segments = [[]]; // camera: moves in sequence, each a list of moves together
 let pictures = { first_frame: null, last_frame: null, subject: null }; // {id, url}
-let source = null; // job to continue
+let source = null; // job to continue, or {id, prompt} of a file that no shown job made
+let carried = {}; // of a job whose settings are used: what this page does not show, sent along
 let jobs = new Map(); // id -> job, all that are shown
 let previews = new Map(); // id -> data URL
 let picked = new Set();
@@ -212,6 +213,7 @@ function toggleCamera(name) {
 }
 
 function showCameras() {
+  if (cameraText()) { delete carried.camera; showCarried(); } // commands instead of vectors
   const known = new Set(model?.vocabulary?.cameras || []);
   $("cameras").replaceChildren(...(model?.cameras || []).map(({ name, zh }) => {
     const label = language === "zh" ? zh : name;
@@ -250,6 +252,7 @@ async function takePicture(role, file) {
     if (kind !== "image") throw new Error(`${file.name}: ${kind}`);
     if (role === "subject") pictures.first_frame = pictures.last_frame = null;
     else pictures.subject = null;
+    delete carried[role === "subject" ? "keyframes" : "subjects"];
     source = null;
     pictures[role] = { id, url: URL.createObjectURL(file) };
     problem(null, "picture");
@@ -273,14 +276,22 @@ function showPictures() {
     }));
   }
   showSuggestions();
+  showCarried();
   const bar = $("continuing");
   bar.hidden = !source;
   if (source) {
     const image = make("img", { alt: "" });
-    media(`/v1/jobs/${source.id}/content?variant=thumbnail`).then((url) => { image.src = url; });
-    bar.replaceChildren(image, make("span", { textContent: `${t("continuing")}: ${source.prompt.slice(0, 60)}` }),
+    if (source.status) media(`/v1/jobs/${source.id}/content?variant=thumbnail`).then((url) => { image.src = url; });
+    bar.replaceChildren(source.status ? image : "", make("span", { textContent: `${t("continuing")}: ${source.prompt.slice(0, 60)}` }),
       make("button", { type: "button", className: "small", textContent: t("remove"), onclick: () => { source = null; showPictures(); showLengths(); estimate(); } }));
   }
+}
+
+function showCarried() {
+  const names = Object.keys(carried);
+  $("carried").hidden = !names.length;
+  $("carried").replaceChildren(make("span", { textContent: `${t("carried")}: ${names.map((name) => t(`carried_${name}`)).join(", ")}` }),
+    make("button", { type: "button", className: "small", textContent: t("remove"), onclick: () => { carried = {}; showCarried(); estimate(); } }));
 }
 
 function showLengths() {
@@ -316,8 +327,8 @@ function request() {
   else if ($("size").value) [body.width, body.height] = $("size").value.split("x").map(Number);
   if (pictures.first_frame) body.first_frame = pictures.first_frame.id;
   if (pictures.last_frame) body.last_frame = pictures.last_frame.id;
-  if (pictures.subject) body.subjects = [pictures.subject.id];
-  return body;
+  if (pictures.subject) body.subjects = [pictures.subject.id, ...(carried.subjects ?? [])];
+  return { ...carried, ...body };
 }
 
 const problems = new Map(); // who found it -> what; nobody clears another's
@@ -383,7 +394,7 @@ function again(job, changes = {}) {
   const body = {
     prompt: r.prompt, negative_prompt: r.negative_prompt, num_frames: r.num_frames, fps: r.fps, steps: r.steps,
     guidance_scale: r.guidance_scale, guidance_method: r.guidance_method, guidance_rescale: r.guidance_rescale, quality: r.quality ?? "high",
-    watermark: r.watermark, ...changes,
+    watermark: r.watermark, receipt_images: r.receipt_images, ...changes,
   };
   if (r.guidance_scale !== 1) body.guidance_interval = r.guidance_interval ?? [0, 1]; // an older job was guided throughout
   if (r.camera_vectors) body.camera = r.camera_vectors;
@@ -561,7 +572,7 @@ function detail(id) {
       notes.length ? make("ul", { className: "notes" }, ...notes.map((text) => make("li", { textContent: text }))) : null,
       make("div", { className: "actions" },
         make("button", { className: "primary", textContent: t("again"), onclick: act(async () => { changed(await post("/v1/jobs", again(job, { seed: newSeed() }))); toast(t("submitted")); }) }),
-        make("button", { className: "small", textContent: t("continue"), onclick: act(() => { source = job; pictures = { first_frame: null, last_frame: null, subject: null }; $("prompt").value = job.request.prompt; showPictures(); showLengths(); promptChanged(); $("prompt").focus(); }) }),
+        make("button", { className: "small", textContent: t("continue"), onclick: act(() => { source = job; carried = {}; pictures = { first_frame: null, last_frame: null, subject: null }; $("prompt").value = job.request.prompt; showPictures(); showLengths(); promptChanged(); $("prompt").focus(); }) }),
         make("button", { className: "small", textContent: t("reuse"), onclick: act(() => reuse(job)) })),
       make("div", { className: "actions" },
         ...[["video", ".mp4", "clip"], ["gif", ".gif", "gif"], ["sheet", ".png", "sheet"], ["receipt", ".json", "receipt"]].map(([variant, suffix, name]) =>
@@ -588,18 +599,34 @@ function reuse(job) {
   $("guidance").value = r.guidance_scale;
   $("quality").value = model.qualities.length > 1 ? r.quality ?? "high" : "";
   $("watermark").checked ||= r.watermark;
-  segments = r.camera ? [...r.camera.matchAll(/\[([^\]]*)\]/g)].map((match) => match[1].split(",").map((move) => move.trim())) : [[]];
+  const commands = r.camera && !/[[【]/.test(r.camera) ? `[${r.camera}]` : r.camera;
+  segments = commands ? [...commands.matchAll(/\[([^\]]*)\]/g)].map((match) => match[1].split(",").map((move) => move.trim())) : [[]];
   if (!segments.length) segments = [[]];
-  const told = (role) => r.pictures.find((picture) => picture.role === role)?.file_id;
-  source = [...jobs.values()].find((other) => other.file_id && other.file_id === told("source")) || null;
+  const told = (role) => r.pictures.filter((picture) => picture.role === role);
+  const [origin] = told("source");
+  source = origin ? [...jobs.values()].find((other) => other.file_id === origin.file_id) || { id: origin.file_id, prompt: origin.is_clip ? origin.file_id : t("uploaded") } : null;
+  carried = {};
+  const [, ...subjects] = told("subject").map((picture) => picture.file_id);
+  if (subjects.length) carried.subjects = subjects;
+  const keyframes = told("keyframe").map(({ time, file_id: image }) => ({ time, image }));
+  if (keyframes.length) carried.keyframes = keyframes;
+  if (r.camera_vectors) carried.camera = r.camera_vectors;
+  const interval = r.guidance_interval ?? [0, 1];
+  if (r.guidance_scale !== 1 && String(interval) !== String(model.vocabulary?.guidance_interval ?? [0, 1])) carried.guidance_interval = interval;
+  for (const [name, usual] of [["guidance_method", "standard"], ["guidance_rescale", 0], ["fps", model.vocabulary?.fps?.[0]], ["receipt_images", true]]) {
+    if (r[name] !== usual) carried[name] = r[name];
+  }
   for (const [role, zone] of [["first", "first_frame"], ["last", "last_frame"], ["subject", "subject"]]) {
     pictures[zone] = null;
-    const id = told(role);
+    const id = told(role)[0]?.file_id;
     if (!id) continue;
     media(`/v1/uploads/${id}/content`).then((url) => { pictures[zone] = { id, url }; showPictures(); estimate(); }, (error) => problem(error, "picture"));
   }
   showPictures();
   showLengths();
+  if (![...$("length").options].some((option) => option.value === String(r.num_frames))) {
+    $("length").append(make("option", { value: r.num_frames, textContent: `${source ? "+" : ""}${(r.num_frames / r.fps).toFixed(1)} ${t("seconds")}` }));
+  }
   for (const [id, value] of [["length", r.num_frames], ["size", `${r.width}x${r.height}`]]) {
     if ([...$(id).options].some((option) => option.value === String(value))) $(id).value = value;
   }
