@@ -18,7 +18,7 @@ from videogen.data.stage.vocabulary import CAMERAS, LIGHTS, SCENES, ClipSpec
 
 _ROWS, _COLUMNS = 12, 16
 _CLIPS = 12  # prototypes' clips per scene and light
-_FRAMES = 3
+_FRAMES, _SECONDS = 4, 2.0  # of each, as far as the camera comes in the longest clips that models are trained on
 _LEAST_ROWS = 2  # of a frame that is looked at
 
 
@@ -75,7 +75,7 @@ def _prototypes(names: tuple[str, ...]) -> _Prototypes:
                 ClipSpec((), scene, light, camera=((generator.choice(moves),),), seed=generator.randrange(2**31))
                 for _ in range(_CLIPS)
             ]
-            video = render(specs, num_frames=_FRAMES, fps=(_FRAMES - 1) / (16 / 12))
+            video = render(specs, num_frames=_FRAMES, fps=(_FRAMES - 1) / _SECONDS)
             frames = ((video + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).flatten(0, 1).numpy()
             features += [describe(frame) for frame in frames]
             scenes += [scene_index] * len(frames)
