@@ -30,7 +30,11 @@ PHOTOGRAPHS = (
     "matplotlib/mpl-data/sample_data/grace_hopper.jpg",
 )
 DRAWINGS = ("wolf", "tiger", "giraffe", "duck", "squid", "butterfly", "motorcycle", "pear", "teddy bear", "maple leaf")
-FIRST_FRAME_PROMPTS = ("the subject moves right, [Static shot]", "the subject jumps, [Static shot]", "[Zoom in]")
+FIRST_FRAME_PROMPTS = (
+    "the subject moves right, [Static shot]",
+    "the subject jumps, [Static shot]",
+    "the subject stays, [Zoom in]",
+)
 SUBJECT_PROMPTS = (
     "the subject moves left on the beach",
     "the subject jumps in the snow",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -98,10 +99,14 @@ def vocabulary_rows(known: Vocabulary) -> list[tuple[str, str]]:
     return [(kind, words) for kind, words in rows if words]
 
 
-def vocabulary_markdown(known: Vocabulary) -> str:
+CLIPS = ("sizes", "frames", "frames per second")
+"""Kinds that a model has, and not a rung, of which a model may be trained on clips of any shape."""
+
+
+def vocabulary_markdown(known: Vocabulary, leave_out: Sequence[str] = ()) -> str:
     """The rows as a Markdown table."""
     lines = ["| what | words |", "| --- | --- |"]
-    lines += [f"| {kind} | {words} |" for kind, words in vocabulary_rows(known)]
+    lines += [f"| {kind} | {words} |" for kind, words in vocabulary_rows(known) if kind not in leave_out]
     return "\n".join(lines)
 
 
@@ -110,9 +115,9 @@ def vocabulary_document(rungs: dict[str, Vocabulary]) -> str:
     command = " ".join(["videogen vocabulary --markdown", *(f"--rung {name}" for name in rungs)])
     parts = [
         "# Vocabulary",
-        "What the rungs of Stage hold; `videogen vocabulary` prints what the shipped model knows. English and Chinese words may be mixed.",
+        "What the rungs of Stage hold; `videogen vocabulary` prints what the shipped model knows, and the size and length of its clips. English and Chinese words may be mixed.",
         f"Generated: `{command} > docs/vocabulary.md`",
     ]
     for name, known in rungs.items():
-        parts += [f"## {name}", vocabulary_markdown(known)]
+        parts += [f"## {name}", vocabulary_markdown(known, leave_out=CLIPS)]
     return "\n\n".join(parts)
