@@ -10,7 +10,9 @@ import pytest
 
 from videogen.data.stage import ClipSpec, held_out_pairs, rungs
 from videogen.data.video import read_video
+from videogen.evaluation import stage_suite
 from videogen.evaluation.clip_jobs import load_results
+from videogen.evaluation.stage_shape import DEFAULT_SHAPE, clip_shape
 from videogen.evaluation.stage_suite import (
     KINDS,
     SuiteSettings,
@@ -19,6 +21,7 @@ from videogen.evaluation.stage_suite import (
     clip_seed,
     format_table,
     load_prompts,
+    model_folder,
     run_suite,
     suite_hash,
     summarise,
@@ -129,11 +132,11 @@ def test_one_device_makes_the_clips_that_processes_make(tmp_path):
 def test_the_truth_may_take_the_first_steps(tmp_path):
     settings = SuiteSettings(num_prompts=2, seeds=1, kinds=("seen",), num_inference_steps=20, true_steps=19)
     summary = run_suite(settings, tmp_path)
-    prompts = load_prompts("dev", "rung1", 2)
+    prompts, shape = load_prompts("dev", "rung1", 2), clip_shape(model_folder(""))
     assert summary["scene"]["n"] == 2 and summary["scene"]["accuracy"] == 1
     for prompt in prompts:  # one step from a noise level of 0.05 is hardly more than the tokenizer's reconstruction
         made = read_video(tmp_path / "clips" / f"{prompt.id}-0.mp4").frames / 255
-        assert np.mean((made - true_clip(prompt.id, 0) / 255) ** 2) < 10**-2
+        assert np.mean((made - true_clip(prompt.id, 0, shape) / 255) ** 2) < 10**-2
     with pytest.raises(ValueError, match="`true_steps` must leave a step to the model, got 20"):
         run_suite(replace(settings, true_steps=20), tmp_path / "all")
     for change in ({"source": "renders"}, {"kinds": KINDS}, {"true_steps": -1}):
@@ -154,8 +157,11 @@ def test_chance_follows_from_the_prompts():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("rung", "num_prompts"), [("rung1", 100), ("rung4", 150)])
-def test_shuffled_prompts_fall_to_chance(rung, num_prompts, tmp_path):
+@pytest.mark.parametrize(
+    ("rung", "num_prompts", "shape"), [("rung1", 100, clip_shape(model_folder(""))), ("rung4", 150, DEFAULT_SHAPE)]
+)
+def test_shuffled_prompts_fall_to_chance(rung, num_prompts, shape, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage_suite, "clip_shape", lambda _: shape)
     settings = SuiteSettings(
         rung=rung, num_prompts=num_prompts, seeds=1, source="renders", kinds=("seen", "pairs", "words")
     )
