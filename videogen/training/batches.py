@@ -264,20 +264,21 @@ class BatchDrawer:
         return chosen
 
     def _suits(self, index: int, task: str, chooser: random.Random) -> bool:
-        """Whether a clip may be drawn for a task: nobody can ask for an unnamed actor without its picture."""
-        unnamed = is_unnamed(self.clips.story(index))
-        if task != "subject":
-            return task in SHOWN_TASKS or not unnamed
+        """Whether a clip is to be drawn for a task; nobody can ask for an unnamed actor without its picture."""
+        if task != "subject" or is_unnamed(self.clips.story(index)):
+            return self._may_show(index, task)
         share = self.config.data.unnamed_share
-        return unnamed or chooser.random() < NAMED_SUBJECTS * share / (1 - share)
+        return chooser.random() < NAMED_SUBJECTS * share / (1 - share)
+
+    def _may_show(self, index: int, task: str) -> bool:
+        return task == "subject" or task in SHOWN_TASKS or not is_unnamed(self.clips.story(index))
 
     def validation_draw(self, task: str = "text") -> Draw:
         """All validation clips that suit the task, without caption dropout; always the same."""
         chooser = random.Random(derive_seed("validation", self.config.seed, task))
         indices = self.clips.validation()
         if self.config.data.unnamed_share > 0:
-            shown = task in SHOWN_TASKS or task == "subject"
-            indices = [index for index in indices if shown or not is_unnamed(self.clips.story(index))] or indices
+            indices = [index for index in indices if self._may_show(index, task)] or indices
         return self._draw(task, indices, chooser, random.Random(0), None)
 
     def _draw(

@@ -79,7 +79,7 @@ class DistillConfig(TrainConfig):
 
     def _check_clips(self) -> None:
         """The student is published with its teacher's vocabulary: what it learns from must have that shape."""
-        known, trained = (self._of_teacher(name) for name in ("vocabulary", "training"))
+        known, trained = (self.of_teacher(name) for name in ("vocabulary", "training"))
         data = self.data
         for name, value in (("num_frames", data.num_frames), ("fps", data.fps), ("sizes", [data.width, data.height])):
             if name in known and value not in known[name]:
@@ -89,7 +89,8 @@ class DistillConfig(TrainConfig):
         if self.flow.shift != shift:
             raise ValueError(f"`flow.shift` must be the teacher's, {shift:g}, got {self.flow.shift:g}.")
 
-    def _of_teacher(self, name: str) -> dict[str, Any]:
+    def of_teacher(self, name: str) -> dict[str, Any]:
+        """A JSON file beside the teacher's weights; empty where there is none."""
         path = Path(self.teacher) / f"{name}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
@@ -190,7 +191,7 @@ class Distiller(Trainer):
         return velocity.index_copy(0, rows, guide(velocity[rows], without, config.guidance_scale, frames.known))
 
     def write_weights(self, folder: Path, vocabulary: dict[str, Any], summary: dict[str, Any]) -> None:
-        known, trained = (self.config._of_teacher(name) for name in ("vocabulary", "training"))
+        known, trained = (self.config.of_teacher(name) for name in ("vocabulary", "training"))
         tensors = low_rank_tensors(self.model.transformer)
         settings = {"num_inference_steps": self.config.num_inference_steps, "guidance_scale": 1.0}
 

@@ -91,6 +91,8 @@ def _without_paths(folder: Path, summary: dict[str, Any]) -> None:
 def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
     settings = {key: value for key, value in summary["config"].items() if key not in ("output", "tokenizer", "teacher")}
     if "data" in settings:
-        settings["data"] = {key: value for key, value in settings["data"].items() if key not in ("cache", "path")}
+        settings["data"] = {
+            key: value for key, value in settings["data"].items() if key not in ("cache", "path", "unnamed")
+        }
     text = json.dumps({**summary, "config": settings}, ensure_ascii=False, indent=1) + "\n"
     (folder / "training.json").write_text(text, encoding="utf-8")
