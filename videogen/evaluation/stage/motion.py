@@ -15,6 +15,8 @@ _STILL = {"x": 0.14, "y": 0.09, "grow": 0.10, "turn": 0.5}  # less than this a s
 _MOVING = {"x": 0.17, "y": 0.12, "grow": 0.14, "turn": 1.0}  # more than this a second is moving
 _SIZE_NOISE = 0.05  # so far a log size may lie off its line
 _ROUGHNESS = 0.045  # screen units: how far a straight or still track may deviate from a line
+_LEAST_SEEN = 6  # frames in which an actor must show, of which `_sized` may leave out a fifth
+_LEAST_FITTED = 5
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,17 @@ def movement(
     track: ActorTrack, camera: CameraMotion, fps: float, num_segments: int | None = None, max_segments: int = 1
 ) -> Movement:
     """The movement of an actor in its own plane; `num_segments`: in how many equal parts the camera moves, if known; else at most so many."""
+    nothing = Movement(None, 0.0, np.zeros(0, int), np.zeros(0), np.zeros(0), fps)
     seen = track.visible
-    if seen.sum() < 6:
-        return Movement(None, 0.0, np.zeros(0, int), np.zeros(0), np.zeros(0), fps)
+    if seen.sum() < _LEAST_SEEN:
+        return nothing
     path = camera.paths(num_segments, max_segments)
     near = np.maximum(ACTOR - path["push"], 0.4) / ACTOR
     scale = near / np.exp(path["zoom"])
     times = np.arange(len(seen)) / fps
     seen = seen & _sized(times, np.log(scale * track.half))
+    if seen.sum() < _LEAST_FITTED:  # it was measured where it shows in too few of them
+        return nothing
     t = times[seen]
     x = (scale * track.x + path["pan"] * near + path["truck"] / ACTOR)[seen]
     y = (scale * track.y - path["tilt"] * near - path["pedestal"] / ACTOR)[seen]
