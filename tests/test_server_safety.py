@@ -7,6 +7,7 @@ import http.server
 import io
 import ipaddress
 import json
+import os
 import socket
 import struct
 import threading
@@ -455,6 +456,19 @@ def test_expiry_takes_the_oldest_first_and_nothing_that_is_in_use(tmp_path: Path
         service.janitor.hold(held, -1)
         assert service.janitor.sweep() == 2
         assert {name for name in uploads if service.storage.upload(name, "image").is_file()} == {needed}
+
+
+def test_half_written_files_of_killed_processes_are_swept(tmp_path: Path) -> None:
+    with client(tmp_path) as api:
+        janitor = api.app.state.service.janitor  # type: ignore[attr-defined]
+        whole = janitor.storage.path("file_" + "a" * 24, ".mp4")
+        old, new = (whole.with_name(f".{whole.stem}.{name}.mp4") for name in ("01234567", "89abcdef"))
+        for path in (whole, old, new):
+            path.write_bytes(b"a clip")
+        for path in (whole, old):
+            os.utime(path, (1.0, 1.0))
+        janitor.sweep()
+        assert whole.is_file() and new.is_file() and not old.exists()
 
 
 def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
