@@ -154,11 +154,12 @@ def test_worker_processes_change_nothing(ground, tmp_path):
 
 
 def test_only_stage_does_without_a_cache():
-    folder = ["data.source=folder", "data.path=x", "data.loose_caption_share=0"]
+    stage = ("loose_caption_share", "action_caption_share", "unnamed_share")
+    folder = ["data.source=folder", "data.path=x", *(f"data.{name}=0" for name in stage)]
     with pytest.raises(ValueError, match="must name a folder when"):
         load_config("configs/train/t2v_tiny_gpu.yaml", folder)
-    with pytest.raises(ValueError, match=r"`data.pool` must hold the new clips of a step, .*, got 100 for 128"):
-        load_config("configs/train/t2v_tiny_gpu.yaml", ["data.pool=100"])
+    with pytest.raises(ValueError, match=r"`data.pool` must hold the new clips of a step, .*, got 70 for 80"):
+        load_config("configs/train/t2v_tiny_gpu.yaml", ["data.pool=70"])
     config = load_config("configs/train/t2v_tiny_gpu.yaml")
     assert config.data.cache == "" and sum(config.tasks.values()) == pytest.approx(1.0)
     assert len(guide_frames(config.data.num_frames)) == 4
