@@ -124,7 +124,8 @@ def test_plan_prints_everything_and_writes_json(tmp_path: Path, capsys: pytest.C
     path = tmp_path / "plan.json"
     common = ["plan", "--model", "base", "--duration", "6", "--size", "1280x720", "--fps", "25"]
     assert main([*common, "--device", "l40s", "--json", str(path)]) == 0
-    printed = capsys.readouterr().out
+    printed, notes = capsys.readouterr()
+    assert "Adjusted: `duration` 6 s became" in notes
     for word in ("Tokens", "Parameters", "Operations", "Memory", "Time", "NVIDIA L40S"):
         assert word in printed
     values = json.loads(path.read_text(encoding="utf-8"))

@@ -77,6 +77,7 @@ def plan(
 
     machine = None if device == "this" else named_gpu(device)
     spec = load_spec(SHIPPED_FOLDER if model is None else model)
+    adjusted: list[str] = []
     request = resolve_request(
         spec,
         {
@@ -91,7 +92,10 @@ def plan(
             "quality": quality,
         },
         num_videos,
+        adjusted=adjusted,
     )
+    for sentence in adjusted:
+        typer.echo(f"Adjusted: {sentence}", err=True)
     chosen = getattr(torch, dtype or ("float32" if machine is None else "bfloat16"))
     if machine is None:
         estimate, machine = estimate_here(spec, request, chosen)
@@ -106,8 +110,14 @@ def plan(
         typer.echo(f"Wrote {output_json}.")
 
 
-def resolve_request(spec: ModelSpec, settings: dict[str, Any], num_videos: int = 1, num_extra: int = 0) -> Request:
-    """Settings of a pipeline (None = its default) as the numbers that it will run with.
+def resolve_request(
+    spec: ModelSpec,
+    settings: dict[str, Any],
+    num_videos: int = 1,
+    num_extra: int = 0,
+    adjusted: list[str] | None = None,
+) -> Request:
+    """Settings of a pipeline (None = its default) as the numbers that it will run with; what was changed is noted in `adjusted`.
 
     Raises:
         ValueError: as the pipelines would.
@@ -117,9 +127,10 @@ def resolve_request(spec: ModelSpec, settings: dict[str, Any], num_videos: int =
     from videogen_pipelines import requests
 
     known, scale = spec.vocabulary, int(spec.tokenizer["scale_factor_temporal"])
+    notes = [] if adjusted is None else adjusted
     height, width = requests.check_size(settings["height"], settings["width"], known, spec.pixels_per_token)
     fps = requests.check_fps(settings["fps"], known)
-    frames = requests.check_length(settings["num_frames"], settings["duration"], fps, known, scale, [])
+    frames = requests.check_length(settings["num_frames"], settings["duration"], fps, known, scale, notes)
     default = known or {}
     asked = {name: settings[name] for name in ("num_inference_steps", "guidance_scale", "guidance_interval")}
     negative = settings.get("negative_prompt")
