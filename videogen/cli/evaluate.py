@@ -62,6 +62,9 @@ def stage(
     ceilings: Annotated[
         bool, typer.Option(help="Also judge true renders and reconstructions of the same prompts.")
     ] = False,
+    languages: Annotated[
+        bool, typer.Option("--languages", help="Every prompt in English and in Chinese, paired, instead of as it is.")
+    ] = False,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of clips and results; goes on there.")] = Path(
         "runs/evaluate-stage"
     ),
@@ -94,6 +97,17 @@ def stage(
         device=device,
     )
 
+    if languages:
+        if ceilings:
+            raise ValueError("`--ceilings` and `--languages` must not both be given: true clips have no language.")
+        from videogen.evaluation.stage_languages import format_languages, run_languages
+
+        with _clip_progress("clips") as progress:
+            found = run_languages(settings, output / f"{source}-languages", workers, progress)
+        typer.echo(format_languages(found["difference"]))
+        if json_ is not None:
+            write_json(json_, found)
+        return
     with _clip_progress(source) as progress:
         summary = run_suite(settings, output / source, workers, progress)
     columns = {}

@@ -123,6 +123,30 @@ def build_prompts(split: str) -> list[Prompt]:
     return prompts
 
 
+def in_language(prompt: Prompt, language: str) -> Prompt:
+    """The prompt told in another language: the same kind of words, the same things said; itself in its own.
+
+    Raises:
+        ValueError: No language of Stage.
+    """
+    from videogen.training.batches import name_the_subject
+
+    if language not in ("en", "zh"):
+        raise ValueError(f"`language` must be 'en' or 'zh', got {language!r}.")
+    if prompt.language == language:
+        return prompt
+    spec = ClipSpec.from_json(prompt.spec)
+    generator = random.Random(f"{prompt.id}:{language}")
+    style: Literal["words", "bracket"] = "bracket" if "[" in prompt.prompt else "words"
+    while True:  # daylight goes unmentioned in some captions
+        text = caption(spec, generator, language, style, held_out=prompt.kind == "words")  # type: ignore[arg-type]
+        if _mentions_light(text, spec.light) == _mentions_light(prompt.prompt, spec.light):
+            break
+    if prompt.kind == "strangers":
+        text = name_the_subject(text, spec.actors[0].name, language)
+    return replace(prompt, language=language, prompt=text)
+
+
 def _mentions_light(text: str, light: str) -> bool:
     words = [word for table in (captions._LIGHTS_EN, captions._LIGHTS_ZH) for group in table[light] for word in group]
     return any(word in text for word in words)
@@ -162,6 +186,7 @@ class SuiteSettings:
             step: tells at which noise levels a model goes wrong, in high quality. 0 = generate from nothing but noise.
         batch_size: Clips per forward pass.
         kinds: Which of `KINDS`.
+        language: Every prompt in this language, "en" or "zh"; `None` = in the one it is written in.
         device: Where clips are made. On another than "cpu" this process makes them, and the workers write and judge.
     """
 
@@ -179,6 +204,7 @@ class SuiteSettings:
     true_steps: int = 0
     batch_size: int = 8
     kinds: tuple[str, ...] = KINDS
+    language: str | None = None
     device: str = "cpu"
 
 
@@ -213,6 +239,8 @@ def run_suite(
         )
     folder = Path(folder)
     prompts = [p for p in load_prompts(settings.split, settings.rung, settings.num_prompts) if p.kind in settings.kinds]
+    if settings.language is not None:
+        prompts = [in_language(prompt, settings.language) for prompt in prompts]
     about = {
         "suite": suite_hash(settings.split),
         "prompts_version": PROMPTS_VERSION,
