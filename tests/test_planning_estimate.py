@@ -130,6 +130,7 @@ def test_plan_prints_everything_and_writes_json(tmp_path: Path, capsys: pytest.C
         assert word in printed
     values = json.loads(path.read_text(encoding="utf-8"))
     assert values["grid"]["num_frames"] == 38 and values["fits"] is True and values["total_seconds"] > 0
+    assert values["adjusted"] == [notes.strip().removeprefix("Adjusted: ")]
     assert main([*common, "--device", "gtx970"]) == 2
     assert main([*common, "--devices", "4"]) == 2
     assert "`--devices` must go with a named `--device`" in capsys.readouterr().err

@@ -100,10 +100,14 @@ def stage(
     if languages:
         if ceilings:
             raise ValueError("`--ceilings` and `--languages` must not both be given: true clips have no language.")
+        if source != "model":
+            raise ValueError(
+                f"`--languages` must go with `--source model`: true clips have no language, got {source!r}."
+            )
         from videogen.evaluation.stage_languages import format_languages, run_languages
 
         with _clip_progress("clips") as progress:
-            found = run_languages(settings, output / f"{source}-languages", workers, progress)
+            found = run_languages(settings, output / "languages", workers, progress)
         typer.echo(format_languages(found["difference"]))
         if json_ is not None:
             write_json(json_, found)

@@ -106,7 +106,9 @@ def plan(
     if not estimate.fits and not estimate.spread:
         typer.echo(f"Does not fit: {planning.advice(spec, estimate, machine, chosen)}")
     if output_json is not None:
-        output_json.write_text(json.dumps(estimate.as_json(), indent=1) + "\n", encoding="utf-8")
+        output_json.write_text(
+            json.dumps({**estimate.as_json(), "adjusted": adjusted}, indent=1) + "\n", encoding="utf-8"
+        )
         typer.echo(f"Wrote {output_json}.")
 
 

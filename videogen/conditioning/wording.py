@@ -9,6 +9,7 @@ brackets, clauses about the camera and known words stay as they are.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ from videogen.conditioning.camera_words import tells_camera
 from videogen.conditioning.prompt import MAX_PROMPT_LENGTH, known_chinese, known_english, known_words, singulars
 
 TABLE = Path(__file__).resolve().parents[1] / "assets" / "wording" / "table.txt.gz"
+CHINESE = TABLE.with_name("chinese.txt.gz")
+"""More Chinese words, from a dictionary with a licence of its own."""
 
 BEFORE_NOUN = frozenset("a an the some in on at by under during among of its his her our my".split())  # noqa: SIM905
 _ARTICLES = frozenset(("a", "an"))
@@ -39,6 +42,8 @@ DIRECTIONS = {
 _WHILE = frozenset(("as", "when", "while", "whilst", "once", "with"))
 _ELSEWHEN = frozenset(("before", "until", "till", "after", "since", "if", "unless", "not"))
 _HAVE = frozenset(("has", "have", "had"))
+_MODAL = frozenset(("should", "would", "could", "might", "may", "must", "will", "can"))
+_UNDER_ZH = "光阳月色空"  # 月光下 is under the moonlight, 晚上下 begins another word
 _SIDES = frozenset(("left", "right"))
 _TOWARDS = frozenset(("towards", "toward", "to", "at"))
 _US = frozenset(("us", "me", "viewer", "viewers", "audience", "camera"))
@@ -111,7 +116,7 @@ class Table:
 
     @classmethod
     def from_text(cls, text: str) -> Table:
-        """Inverse of `to_text`."""
+        """Inverse of `to_text`; of several texts together, the later one decides on a word."""
         things: dict[tuple[str, str], Said] = {}
         words: dict[str, dict[str, tuple[tuple[str, str], str]]] = {"en": {}, "zh": {}}
         whole: frozenset[str] = frozenset()
@@ -123,14 +128,19 @@ class Table:
                 meaning = ((rest[0], rest[1]), rest[2])
                 words[mark].update(dict.fromkeys(rest[3:], meaning))
             elif mark == "whole":
-                whole = frozenset(rest)
+                whole |= frozenset(rest)
         return cls(things, words["en"], words["zh"], whole)
 
 
 @lru_cache(maxsize=1)
 def load_table() -> Table:
     """The table that is installed with the package."""
-    return Table.from_text(gzip.decompress(TABLE.read_bytes()).decode())
+    return Table.from_text("\n".join(gzip.decompress(path.read_bytes()).decode() for path in (CHINESE, TABLE)))
+
+
+def table_hash() -> str:
+    """First 16 hexadecimal digits of the SHA-256 of the table: prompts are read the same where it is the same."""
+    return hashlib.sha256(CHINESE.read_bytes() + TABLE.read_bytes()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -331,16 +341,22 @@ class Reader:
             return self._say(start, end, said.english, kind, name, prompt)
         return self._say(start, end, said.second, kind, name, prompt, before)
 
-    def _clause(self, tokens: Sequence[_Token], index: int, size: int, name: str, prompt: str) -> Reading:
-        """'as the sun sets' is 'at sunset'; 'before the sun sets' stays as it is, its verb with it."""
+    def _clause(self, tokens: Sequence[_Token], index: int, size: int, name: str, prompt: str) -> Reading | None:
+        """'as the sun sets' is 'at sunset', where it stands alone or behind such a conjunction; 'before the sun sets' stays, its verb with it."""
         first, after = index, index + size
         while first > 0 and tokens[first].joined and tokens[first - 1].text in _DETERMINERS:
             first -= 1
-        if first > 0 and tokens[first].joined:
-            if tokens[first - 1].text in _ELSEWHEN:
-                start, end = tokens[index].start, tokens[after - 1].end
-                return Reading(start, end, prompt[start:end], "lights", name)
-            first -= tokens[first - 1].text in _WHILE
+        before = tokens[first - 1].text if first > 0 and tokens[first].joined else ""
+        if before in _ELSEWHEN:
+            start, end = tokens[index].start, tokens[after - 1].end
+            return Reading(start, end, prompt[start:end], "lights", name)
+        following = tokens[after].text if after < len(tokens) and tokens[after].joined else ""
+        ends = following in ("", "and", *_ARTICLES) or (before in _WHILE and following in _DETERMINERS)
+        if not ends or (
+            before and before not in _WHILE
+        ):  # "the stars come out of", "rock stars rise", "on the moon rises"
+            return None
+        first -= before in _WHILE
         said = self.table.things["lights", name].english
         return self._say(tokens[first].start, tokens[after - 1].end, said, "lights", name, prompt)
 
@@ -375,7 +391,11 @@ class Reader:
     ) -> Reading | None:
         window = tokens[index : index + size]
         before = tokens[index - 1].text if index > 0 and window[0].joined else ""
-        if before in _NOT or (before in _DETERMINERS and not grammar.endswith("ing")):  # "does not walk", "a walk"
+        if (
+            before in _NOT
+            or before.endswith(("n't", "n’t"))
+            or (before in _DETERMINERS and not grammar.endswith("ing"))
+        ):  # "does not walk", "a walk"
             return None
         end, unknown = window[-1].end, any(token.unknown for token in window)
         adverbs = ""
@@ -394,7 +414,12 @@ class Reader:
         said = self.table.things["motions", name]
         text = said.second if grammar.endswith("ing") else said.english
         if window[0].unknown or end != window[-1].end or size > 1:
-            start = tokens[index - 1].start if before in _HAVE else window[0].start  # "has leapt" is "jumps"
+            start = window[0].start
+            if before in _HAVE and not grammar.endswith("ing") and not window[0].text.endswith("s"):
+                earlier = tokens[index - 2].text if index > 1 and tokens[index - 1].joined else ""
+                if earlier in _MODAL or earlier in _NOT:
+                    return None
+                start = tokens[index - 1].start  # "has leapt" is "jumps"
             return self._say(start, end, text + adverbs, "motions", name, prompt)
         return None
 
@@ -503,12 +528,19 @@ class Reader:
                 end += 1
             elif kind == "lights" and text[end : end + 2] == "时分":
                 end += 2
-            elif (
-                kind == "lights" and text[end : end + 1] in ("下", "里", "中") and after == "known"
-            ):  # "under the moon"
+            elif kind == "lights" and self._under(text, end, segments[position + 1 : position + 3]):
                 end += 1
             say(start, end, kind, name)
         return found
+
+    @staticmethod
+    def _under(text: str, end: int, following: Sequence[tuple[int, int, str]]) -> bool:
+        """Whether the 下 of 月光下 or the 里 of 深夜里 stands behind a light, and begins no other word (晚上下雨)."""
+        if not following or following[0][:2] != (end, end + 1) or text[end] not in "下里中":
+            return False
+        if text[end] == "下" and text[end - 1] not in _UNDER_ZH:
+            return False
+        return len(following) == 1 or following[1][2] in ("known", "table")
 
     def _steered(self, text: str) -> Iterator[tuple[int, int, str]]:
         """Movements with a direction that stand in no known phrase: (start, end, motion)."""

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from videogen.evaluation.stage_suite import ATTRIBUTES, SuiteSettings, run_suite
-from videogen.evaluation.statistics import clustered_interval, sign_flip_test
+from videogen.evaluation.stage_suite import ATTRIBUTES, SuiteSettings, load_prompts, run_suite
+from videogen.evaluation.statistics import clustered_interval, holm, sign_flip_test
 
 LANGUAGES = ("en", "zh")
 
@@ -31,32 +31,36 @@ def run_languages(
         `difference`: of `compare`; `en` and `zh`: the tables of `stage_suite.summarise`.
 
     Raises:
-        ValueError: As `stage_suite.run_suite`.
+        ValueError: As `stage_suite.run_suite`, or another source than the model.
     """
     from videogen.evaluation.clip_jobs import load_results
 
+    if settings.source != "model":
+        raise ValueError(f"`source` must be 'model', true clips have no language, got {settings.source!r}.")
+    prompts = load_prompts(settings.split, settings.rung, settings.num_prompts)
+    chosen = {prompt.id for prompt in prompts if prompt.kind in settings.kinds}
     tables, results = {}, {}
     for language in LANGUAGES:
         own = Path(folder) / language
         tables[language] = run_suite(replace(settings, language=language), own, workers, report)
-        known = load_results(own)
-        chosen = set(tables[language]["about"]["kinds"])
         results[language] = [
-            result for result in known.values() if result["kind"] in chosen and result["seed"] < settings.seeds
+            result
+            for result in load_results(own).values()
+            if result["prompt"] in chosen and result["seed"] < settings.seeds
         ]
     return {"difference": compare(results["en"], results["zh"]), **tables}
 
 
 def compare(english: Sequence[Mapping[str, Any]], chinese: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Chinese against English for every attribute: the difference in accuracy, paired by prompt.
+    """Chinese against English for every attribute: the difference in accuracy, paired by prompt; strangers count for `identity` only.
 
     Args:
         english: Results as `stage_suite.judge` gives them; prompts that one side lacks are left out.
         chinese: The same prompts in Chinese.
 
     Returns:
-        For each attribute `en`, `zh` (accuracies), `difference` (Chinese less English) with its 95 % interval `low`, `high` over prompts,
-        `p` (two-sided, by sign flips) and `prompts`.
+        For each attribute `en`, `zh` (accuracies), `difference` (Chinese less English) with its 95 % interval `low`, `high` over prompts
+        (`None` where no prompt differs), `p` (two-sided, by sign flips, Holm's correction) and `prompts`.
 
     Raises:
         ValueError: No prompt on both sides.
@@ -70,17 +74,20 @@ def compare(english: Sequence[Mapping[str, Any]], chinese: Sequence[Mapping[str,
         means = [[sum(side[prompt][key]) / len(side[prompt][key]) for prompt in prompts] for side in sides]
         differences = [zh - en for en, zh in zip(*means, strict=True)]
         interval = clustered_interval([[value] for value in differences])
+        same = not any(differences)
         found[key] = {
             "en": round(sum(means[0]) / len(prompts), 4),
             "zh": round(sum(means[1]) / len(prompts), 4),
             "difference": round(interval.mean, 4),
-            "low": None if interval.low is None else round(interval.low, 4),
-            "high": None if interval.high is None else round(interval.high, 4),
-            "p": round(sign_flip_test(differences), 4),
+            "low": None if same or interval.low is None else round(interval.low, 4),
+            "high": None if same or interval.high is None else round(interval.high, 4),
+            "p": sign_flip_test(differences),
             "prompts": len(prompts),
         }
     if not found:
         raise ValueError("`english` and `chinese` must share a prompt, got none.")
+    for key, p in holm({key: cell["p"] for key, cell in found.items()}).items():
+        found[key]["p"] = round(p, 4)
     return found
 
 
@@ -88,17 +95,22 @@ def _by_prompt(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list
     """Prompt -> attribute -> right or wrong of its clips."""
     found: dict[str, dict[str, list[bool]]] = {}
     for result in results:
-        for key, right in {**result["right"], "all": all(result["right"].values())}.items():
+        everything = {**result["right"], "all": all(result["right"].values())}
+        for key, right in everything.items():
+            if (result["kind"] == "strangers") != (key == "identity"):
+                continue
             found.setdefault(result["prompt"], {}).setdefault(key, []).append(bool(right))
     return found
 
 
 def format_languages(difference: Mapping[str, Mapping[str, Any]]) -> str:
     """A plain text table of what `compare` returns, in percent and points."""
-    lines = [f"{'attribute':<10} {'English':>9} {'Chinese':>9} {'difference':>11}  95 % interval      prompts"]
+    lines = [
+        f"{'attribute':<10} {'English':>9} {'Chinese':>9} {'difference':>11}  {'95 % interval':<17} {'p':>7} {'prompts':>8}"
+    ]
     for key, cell in difference.items():
         ends = "-" if cell["low"] is None else f"{100 * cell['low']:+.1f} .. {100 * cell['high']:+.1f}"
         lines.append(
-            f"{key:<10} {100 * cell['en']:>7.1f} % {100 * cell['zh']:>7.1f} % {100 * cell['difference']:>+11.1f}  {ends:<17} {cell['prompts']:>8}"
+            f"{key:<10} {100 * cell['en']:>7.1f} % {100 * cell['zh']:>7.1f} % {100 * cell['difference']:>+11.1f}  {ends:<17} {cell['p']:>7.3f} {cell['prompts']:>8}"
         )
     return "\n".join(lines)

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from videogen.conditioning.wording import table_hash
 from videogen.data.files import atomic_path
 from videogen.data.stage import captions
 from videogen.data.stage.actors import ASSETS, strangers
@@ -248,6 +249,10 @@ def run_suite(
         **asdict(clip_shape(model_folder(settings.model))),
         **asdict(settings),
     }
+    if settings.language is None:  # as in folders from before there was one
+        del about["language"]
+    if settings.source == "model" and not settings.literal_prompt:
+        about["wording"] = table_hash()
     about = json.loads(json.dumps(about))
     claim(folder, about, free=("num_prompts", "seeds", "batch_size", "kinds"))
     jobs = [(prompt, index) for index in range(settings.seeds) for prompt in prompts]
