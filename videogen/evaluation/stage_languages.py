@@ -66,7 +66,8 @@ def compare(english: Sequence[Mapping[str, Any]], chinese: Sequence[Mapping[str,
         ValueError: No prompt on both sides.
     """
     sides = [_by_prompt(results) for results in (english, chinese)]
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
+    p_values: dict[str, float] = {}
     for key in ATTRIBUTES:
         prompts = [prompt for prompt in sides[0] if key in sides[0][prompt] and key in sides[1].get(prompt, {})]
         if not prompts:
@@ -74,6 +75,7 @@ def compare(english: Sequence[Mapping[str, Any]], chinese: Sequence[Mapping[str,
         means = [[sum(side[prompt][key]) / len(side[prompt][key]) for prompt in prompts] for side in sides]
         differences = [zh - en for en, zh in zip(*means, strict=True)]
         interval = clustered_interval([[value] for value in differences])
+        p_values[key] = sign_flip_test(differences)
         same = not any(differences)
         found[key] = {
             "en": round(sum(means[0]) / len(prompts), 4),
@@ -81,12 +83,11 @@ def compare(english: Sequence[Mapping[str, Any]], chinese: Sequence[Mapping[str,
             "difference": round(interval.mean, 4),
             "low": None if same or interval.low is None else round(interval.low, 4),
             "high": None if same or interval.high is None else round(interval.high, 4),
-            "p": sign_flip_test(differences),
             "prompts": len(prompts),
         }
     if not found:
         raise ValueError("`english` and `chinese` must share a prompt, got none.")
-    for key, p in holm({key: cell["p"] for key, cell in found.items()}).items():
+    for key, p in holm(p_values).items():
         found[key]["p"] = round(p, 4)
     return found
 
