@@ -16,6 +16,7 @@ from videogen.data.stage import ClipSpec, held_out_pairs, rungs
 from videogen.data.stage.actors import strangers
 from videogen.evaluation.stage.pictures import jump, nearest_frames, psnr
 from videogen.evaluation.stage_shape import DEFAULT_SHAPE, ClipShape, clip_shape
+from videogen.evaluation.stage_suite import model_folder
 from videogen.evaluation.stage_task_prompts import (
     SPEEDS,
     TASKS,
@@ -290,8 +291,13 @@ def test_an_unreadable_clip_is_wrong_in_everything(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rung", ["rung1", "rung4"])
-def test_true_renders_pass_every_bar(rung, tmp_path):
+@pytest.mark.parametrize(
+    # Of rung 4 at two seconds 44 of 50 actors are found in the last quarter (docs/evaluation.md); no model of that rung is shipped yet.
+    ("rung", "shape"),
+    [("rung1", clip_shape(model_folder(""))), ("rung4", DEFAULT_SHAPE)],
+)
+def test_true_renders_pass_every_bar(rung, shape, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage_tasks, "clip_shape", lambda _: shape)
     summary = run_tasks(TaskSettings(rung=rung, source="renders", num_prompts=50), tmp_path)
     found = {
         (task, name): cell.get("accuracy", cell.get("mean"))
