@@ -89,6 +89,8 @@ def test_a_model_is_given_every_prompt_in_both_languages(tmp_path, monkeypatch, 
     cell = found["difference"]["all"]
     assert cell["en"] == found["en"]["all"]["accuracy"] == 1 and cell["zh"] == found["zh"]["all"]["accuracy"] == 0
     assert {found[name]["about"]["language"] for name in ("en", "zh")} == {"en", "zh"}
+    with pytest.raises(ValueError, match="`language` must be None where both are measured, got 'zh'"):
+        run_languages(replace(settings, language="zh"), tmp_path / "api")
     fewer = run_languages(replace(settings, num_prompts=2), tmp_path / "api")
     assert fewer["difference"]["all"]["prompts"] == fewer["en"]["all"]["n"] == 2
 

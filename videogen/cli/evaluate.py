@@ -100,10 +100,6 @@ def stage(
     if languages:
         if ceilings:
             raise ValueError("`--ceilings` and `--languages` must not both be given: true clips have no language.")
-        if source != "model":
-            raise ValueError(
-                f"`--languages` must go with `--source model`: true clips have no language, got {source!r}."
-            )
         from videogen.evaluation.stage_languages import format_languages, run_languages
 
         with _clip_progress("clips") as progress:

@@ -350,13 +350,12 @@ class Reader:
         if before in _ELSEWHEN:
             start, end = tokens[index].start, tokens[after - 1].end
             return Reading(start, end, prompt[start:end], "lights", name)
-        following = tokens[after].text if after < len(tokens) and tokens[after].joined else ""
-        ends = following in ("", "and", *_ARTICLES) or (before in _WHILE and following in _DETERMINERS)
-        if not ends or (
-            before and before not in _WHILE
-        ):  # "the stars come out of", "rock stars rise", "on the moon rises"
+        if before and before not in _WHILE:  # "rock stars rise", "a rocket on the moon rises"
             return None
-        first -= before in _WHILE
+        following = tokens[after].text if after < len(tokens) and tokens[after].joined else ""
+        if following not in ("", "and", *(_DETERMINERS if before else _ARTICLES)):  # "the stars glow on a carpet"
+            return None
+        first -= bool(before)
         said = self.table.things["lights", name].english
         return self._say(tokens[first].start, tokens[after - 1].end, said, "lights", name, prompt)
 

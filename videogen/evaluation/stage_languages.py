@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from videogen.evaluation.clip_jobs import load_results
 from videogen.evaluation.stage_suite import ATTRIBUTES, SuiteSettings, load_prompts, run_suite
 from videogen.evaluation.statistics import clustered_interval, holm, sign_flip_test
 
@@ -22,7 +23,7 @@ def run_languages(
     """Measures a model in both languages.
 
     Args:
-        settings: What to measure; its `language` is passed over.
+        settings: What to measure, without a `language`.
         folder: Gets a folder of results for each language; an interrupted run goes on where it stopped.
         workers: Processes.
         report: Called with the number of judged clips and their total, for each language in its turn.
@@ -31,12 +32,12 @@ def run_languages(
         `difference`: of `compare`; `en` and `zh`: the tables of `stage_suite.summarise`.
 
     Raises:
-        ValueError: As `stage_suite.run_suite`, or another source than the model.
+        ValueError: As `stage_suite.run_suite`, another source than the model, or a language.
     """
-    from videogen.evaluation.clip_jobs import load_results
-
     if settings.source != "model":
         raise ValueError(f"`source` must be 'model', true clips have no language, got {settings.source!r}.")
+    if settings.language is not None:
+        raise ValueError(f"`language` must be None where both are measured, got {settings.language!r}.")
     prompts = load_prompts(settings.split, settings.rung, settings.num_prompts)
     chosen = {prompt.id for prompt in prompts if prompt.kind in settings.kinds}
     tables, results = {}, {}

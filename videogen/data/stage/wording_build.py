@@ -9,8 +9,9 @@ Every thing that Stage's captions can tell (fox, forest, night, jumps) is anchor
 in WordNet. From there meaning spreads: to kinds of it (an orca is a whale), to parts of it (midnight is part of night), to adverbs of an
 adjective, each step costing something; a sense belongs to the nearest anchor, if it is clearly nearer than any of another thing. A word
 is read as the thing that its senses mean, weighed by how common they are and by how much they are of the visible world;
-a word that mostly means something else stays unread; what was seen to be misread is put right by hand (`CHECKED_ZH`). What the sun, the moon and the stars do tells the light ("as the sun sets").
-Synonyms held out for evaluation stand in no anchor; "as the sun goes down" and 夕阳下 are among them, and were seen when the sky's words were added.
+a word that mostly means something else stays unread; what was seen to be misread is put right by hand (`CHECKED_ZH`). What the sun, the moon
+and the stars do tells the light ("as the sun sets"). Synonyms held out for evaluation stand in no anchor, but three of them ("as the sun goes
+down", 夕阳下, 月光下) had been seen to fail when what is read of the sky was added.
 
 `leave_one_out` measures it: each training synonym is hidden in its turn and has to be read as what it is.
 """
