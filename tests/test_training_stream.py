@@ -11,7 +11,7 @@ from tiny_models import write_training_files
 
 from videogen.data.stage import ClipSpec, render
 from videogen.models.text_tokenizer import BytePairTokenizer
-from videogen.training.config import TrainConfig, load_config
+from videogen.training.config import TASKS, TrainConfig, load_config
 from videogen.training.latent_cache import LatentCache, build_cache, clip_story, guide_frames
 from videogen.training.latent_stream import StreamBatches, StreamClips, StreamWork
 from videogen.training.trainer import load_vae, train
@@ -110,7 +110,7 @@ def test_a_step_depends_on_its_number_alone(ground, batches):
 
 
 def test_every_task_can_be_drawn(ground):
-    for task in ("text", "first_image", "last_image", "keyframes", "extend", "subject", "image"):
+    for task in TASKS:
         config = _config(ground, ground / "x", tasks={task: 1.0}, batch_size=4, image_batch_size=4)
         config = config.model_copy(update={"tasks": {task: 1.0}})
         stream = StreamBatches(config, load_vae(config.tokenizer), BytePairTokenizer())

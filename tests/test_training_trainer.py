@@ -319,6 +319,16 @@ def test_every_task_has_its_known_frames(batches):
     assert all("the subject" in text or "主角" in text or text == "" for text in seen["subject"].captions)
 
 
+def test_a_single_image_of_a_subject_comes_with_its_picture(ground, batches):
+    config = _config(ground, ground / "x", tasks={"subject_image": 1.0}, image_batch_size=7)
+    batch = BatchMaker(config, batches.cache).training_batch(0)
+    assert batch.frames.kinds.tolist() == [0, 3] and batch.frames.known.tolist() == [False, True]
+    assert len(batch.indices) == 7 and not batch.frames.camera.any()
+    assert torch.equal(batch.sample[:, :, 1], batches.cache.take("references", batch.indices)[:, :, 0])
+    assert all("the subject" in text or "主角" in text or text == "" for text in batch.captions)
+    assert not any("camera" in text or "镜头" in text for text in batch.captions)
+
+
 def test_a_window_from_mid_clip_may_start_between_two_latents(ground, tmp_path):
     data = {"cache": str(tmp_path / "cache"), "num_clips": 6, "num_validation": 2, "num_frames": 13}
     data |= {"mid_clip_share": 1.0, "camera_vector_share": 1.0, "caption_dropout": 0.0}

@@ -83,7 +83,9 @@ def test_unnamed_actors_are_rendered(ground, maker):
     torch.testing.assert_close(maker.cache.clips[index].float(), latents, rtol=0.05, atol=0.05)
 
 
-@pytest.mark.parametrize("task", ["text", "image", "first_image", "last_image", "keyframes", "subject"])
+@pytest.mark.parametrize(
+    "task", ["text", "image", "first_image", "last_image", "keyframes", "subject", "subject_image"]
+)
 def test_they_are_drawn_only_with_a_picture(ground, maker, task):
     maker = BatchMaker(maker.config.model_copy(update={"tasks": {task: 1.0}}), maker.cache)
     unnamed = total = 0
@@ -95,7 +97,9 @@ def test_they_are_drawn_only_with_a_picture(ground, maker, task):
             assert "unnamed" not in text
             assert not hidden or "the subject" in text or "主角" in text
     share = unnamed / total
-    assert {"text": share == 0, "image": share == 0, "subject": 0.65 < share < 0.95}.get(task, 0.3 < share < 0.7)
+    most = 0.65 < share < 0.95
+    expected = {"text": share == 0, "image": share == 0, "subject": most, "subject_image": most}
+    assert expected.get(task, 0.3 < share < 0.7)
     validation = maker.validation_draw(task).indices
     assert any(is_unnamed(maker.clips.story(i)) for i in validation) == (task not in ("text", "image"))
 

@@ -67,6 +67,12 @@ CODAS = ("", "", "n", "r", "s", "t", "ck", "ll", "ng", "ing", "ed", "ly", "land"
 SHOWN_TASKS = frozenset(["first_image", "last_image", "keyframes", "extend"])
 """Frames of the clip are given, and with them its scene and light."""
 
+SUBJECT_TASKS = frozenset(["subject", "subject_image"])
+"""Pictures of the actors elsewhere are given."""
+
+IMAGE_TASKS = frozenset(["image", "subject_image"])
+"""A single frame is made: no motion, no camera, and six times as many examples an hour."""
+
 NAMED_SUBJECTS = 0.25
 """How many of the references show a named actor, for each that shows an unnamed one: names are learnt without pictures, too."""
 
@@ -222,7 +228,7 @@ class BatchDrawer:
     def __init__(self, config: TrainConfig, clips: ClipList, scale_factor_temporal: int):
         self.config, self.clips, self.scale_factor_temporal = config, clips, scale_factor_temporal
         self.num_latent_frames = (config.data.num_frames - 1) // scale_factor_temporal + 1
-        usable = {"subject": clips.max_references > 0, "extend": self.num_latent_frames > 1}
+        usable = {**dict.fromkeys(SUBJECT_TASKS, clips.max_references > 0), "extend": self.num_latent_frames > 1}
         self.tasks = {t: share for t, share in config.tasks.items() if share > 0 and usable.get(t, True)}
         if not self.tasks:
             raise ValueError(f"`tasks` must hold one that this data can train, got {sorted(config.tasks)}.")
@@ -237,7 +243,7 @@ class BatchDrawer:
     def training_draw(self, step: int, micro: int = 0, rank: int = 0) -> Draw:
         """The micro-batch of a step."""
         task = self.task(step, micro)
-        size = self.config.image_batch_size if task == "image" else self.config.batch_size
+        size = self.config.image_batch_size if task in IMAGE_TASKS else self.config.batch_size
         chooser = random.Random(derive_seed("clips", self.config.seed, step, micro, rank))
         indices = self._choose(chooser, step, size, task)
         # The layout (which guides, how much is known) is shared by the ranks, like the task.
@@ -265,13 +271,13 @@ class BatchDrawer:
 
     def _suits(self, index: int, task: str, chooser: random.Random) -> bool:
         """Whether a clip is to be drawn for a task; nobody can ask for an unnamed actor without its picture."""
-        if task != "subject" or is_unnamed(self.clips.story(index)):
+        if task not in SUBJECT_TASKS or is_unnamed(self.clips.story(index)):
             return self._may_show(index, task)
         share = self.config.data.unnamed_share
         return chooser.random() < NAMED_SUBJECTS * share / (1 - share)
 
     def _may_show(self, index: int, task: str) -> bool:
-        return task == "subject" or task in SHOWN_TASKS or not is_unnamed(self.clips.story(index))
+        return task in SUBJECT_TASKS | SHOWN_TASKS or not is_unnamed(self.clips.story(index))
 
     def validation_draw(self, task: str = "text") -> Draw:
         """All validation clips that suit the task, without caption dropout; always the same."""
@@ -288,7 +294,7 @@ class BatchDrawer:
         data = self.config.data
         windows = None
         num_subjects = 1
-        may_be_two = step is not None and task == "subject" and self.clips.max_references > 1
+        may_be_two = step is not None and task in SUBJECT_TASKS and self.clips.max_references > 1
         if step is not None and may_be_two and layout.random() < TWO_SUBJECTS_SHARE:
             pairs = self.clips.choose_pairs(chooser, step, len(indices))
             if pairs:
@@ -299,7 +305,7 @@ class BatchDrawer:
         guides: tuple[int, ...] = ()
         num_guides = len(guide_frames(data.num_frames))
         num_latent_frames = self.num_latent_frames
-        if task == "image":
+        if task in IMAGE_TASKS:
             num_latent_frames = 1
             if layout.random() < 0.5:  # any frame of the clip, not only the first
                 shown_guide = layout.randrange(num_guides)
@@ -322,7 +328,7 @@ class BatchDrawer:
             captions.append("" if dropped else caption)
             vectors = self._camera(() if dropped else segments, self._amounts(index), windows is not None)
             cameras.append(vectors[:num_latent_frames])
-        num_references = num_subjects if task == "subject" else 0
+        num_references = num_subjects if task in SUBJECT_TASKS else 0
         camera = torch.stack(cameras).numpy()
         return Draw(task, indices, windows, captions, camera, shown_guide, num_known, guides, num_references)
 
@@ -333,27 +339,27 @@ class BatchDrawer:
         data = self.config.data
         if data.source == "folder":  # brackets become vectors, as in a prompt
             plan = self.clips.story(index)
-            return plan.prompt_without_brackets, () if task == "image" else plan.segments
+            return plan.prompt_without_brackets, () if task in IMAGE_TASKS else plan.segments
         from videogen.data.stage import action_caption, caption
 
         spec = self.clips.story(index)
         language = "zh" if chooser.random() < data.chinese_share else "en"
         by_vector = chooser.random() < data.camera_vector_share
-        style = "none" if by_vector or task == "image" else "words"
+        style = "none" if by_vector or task in IMAGE_TASKS else "words"
         loose = chooser.random() < data.loose_caption_share
         share = data.action_caption_share if task in SHOWN_TASKS else 0.0
         if spec.relation is None and share > 0 and chooser.random() < share:
             text = action_caption(spec, chooser, language, style)  # type: ignore[arg-type]
         else:
             text = caption(spec, chooser, language, style, free_order=loose)  # type: ignore[arg-type]
-        if num_subjects == 1 and (task == "subject" or is_unnamed(spec)):
+        if num_subjects == 1 and (task in SUBJECT_TASKS or is_unnamed(spec)):
             text = name_the_subject(text, spec.actors[0].name, language)
-        elif task == "subject":
+        elif task in SUBJECT_TASKS:
             for number, actor in enumerate(spec.actors, 1):
                 text = name_the_subject(text, actor.name, language, number)
         if loose:
             text = loosen(text, chooser, language)
-        told = by_vector and spec.camera_told and task != "image"
+        told = by_vector and spec.camera_told and task not in IMAGE_TASKS
         return text, spec.camera if told else ()
 
     def _amounts(self, index: int) -> tuple[tuple[float, ...], ...] | None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from videogen.training.schedule import lr_scale
 
-TASKS = ("text", "first_image", "last_image", "keyframes", "extend", "subject", "image")
+TASKS = ("text", "first_image", "last_image", "keyframes", "extend", "subject", "image", "subject_image")
 
 
 class Section(BaseModel):

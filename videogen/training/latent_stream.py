@@ -23,7 +23,7 @@ from torch import Tensor
 
 from videogen.data.device import to_device
 from videogen.data.stage import RenderPlan, plan_clips, render_plan, rungs
-from videogen.training.batches import Batch, BatchDrawer, Draw, assemble, tokenize
+from videogen.training.batches import SUBJECT_TASKS, Batch, BatchDrawer, Draw, assemble, tokenize
 from videogen.training.config import TrainConfig
 from videogen.training.latent_cache import clip_story, encode, encode_images, guide_frames, stage_cast
 from videogen.training.prefetch import Prefetcher
@@ -145,7 +145,7 @@ class StreamWork:
         specs = [spec for spec, _ in stories]
         references = windows = None
         rows = []
-        if "subject" in tasks:
+        if not SUBJECT_TASKS.isdisjoint(tasks):
             references = plan_clips([pose for _, poses in stories for pose in poses], num_frames=1, **size)
             rows = [
                 clip * self.clips.max_references + actor
