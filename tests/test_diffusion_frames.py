@@ -33,6 +33,10 @@ def test_every_task_has_its_layout():
     assert everything.times[5].item() == pytest.approx(8 / 12)
     assert torch.equal(everything.latents[:, :, 6:], images)
     assert build_frames(1, SIZE, fps=12.0).kinds.tolist() == [0]
+    bare = everything.without_references()
+    assert everything.num_references == 2 and bare.num_references == 0
+    assert bare.kinds.tolist() == [0, 1, 1, 1, 1, 2] and bare.camera.shape[1] == len(bare.times) == len(bare.known) == 6
+    assert torch.equal(bare.latents, everything.latents[:, :, :6]) and bare.num_video_frames == 5
 
 
 def test_camera_belongs_to_the_video_frames_only():

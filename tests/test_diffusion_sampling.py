@@ -131,6 +131,36 @@ def test_a_video_does_not_depend_on_its_neighbours_in_the_batch(transformer):
     assert torch.equal(alone, again)
 
 
+def test_guidance_leads_away_from_what_has_no_reference(transformer):
+    torch.manual_seed(3)
+    reference = torch.randn(1, 4, 1, 2, 2)
+    with_it, bare = (build_frames(2, SIZE, fps=12.0, references=r) for r in (reference, None))
+    (embeds, mask), (empty, empty_mask) = _prompt(), _prompt(length=1)
+    noise = initial_noise(with_it, _generators(5))
+
+    def velocity(frames, text, text_mask):
+        latents = frames.keep_known(noise[:, :, : frames.latents.shape[2]])
+        level = frames.frame_timesteps(torch.ones(1))
+        return transformer(
+            latents, level, text, text_mask, frames.times, frames.kinds, frames.camera, return_dict=False
+        )[0][:, :, :2]
+
+    cond, uncond = velocity(with_it, embeds, mask), velocity(bare, empty, empty_mask)
+    result = denoise(
+        transformer,
+        _scheduler(),
+        with_it,
+        embeds,
+        mask,
+        generators=_generators(5),
+        num_inference_steps=1,
+        guidance_scale=3.0,
+        negative_prompt_embeds=empty,
+        negative_prompt_attention_mask=empty_mask,
+    )
+    torch.testing.assert_close(result, noise[:, :, :2] - (uncond + 3 * (cond - uncond)))
+
+
 def test_noise_of_a_seed_does_not_depend_on_references():
     plain = initial_noise(build_frames(2, SIZE, fps=12.0), _generators(7))
     with_reference = initial_noise(

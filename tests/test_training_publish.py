@@ -1,6 +1,7 @@
 """`videogen publish`: a run's weights and a tokenizer become one folder that the pipelines load."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,25 @@ def test_weights_are_bfloat16_with_routers_and_biases_exact(run: Path, tmp_path:
     router = "blocks.1.feed_forward.router."
     for name in (f"{router}weight", f"{router}bias"):
         assert torch.equal(loaded.transformer.state_dict()[name], exact[name])
+
+
+def test_the_mean_with_what_the_run_began_from(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = tmp_path / "before"
+    shutil.copytree(run / "weights", before)
+    start = tiny_transformer()
+    start.save_pretrained(before / "transformer")
+    assert publish(run, tmp_path / "mine", "--average-with", str(before)) == 0
+    exact, begun = torch.load(run / "exact.pt", weights_only=True), start.state_dict()
+    for name, tensor in load_file(tmp_path / "mine" / "transformer" / "diffusion_pytorch_model.safetensors").items():
+        mean = (exact[name].to(tensor.dtype).float() + begun[name].float()) / 2
+        torch.testing.assert_close(tensor.float(), mean, rtol=0.01, atol=1e-3)
+    said = json.loads((tmp_path / "mine" / "training.json").read_text("utf-8"))
+    assert said["steps"] == said["averaged_with"]["steps"] == 1
+    assert publish(run, tmp_path / "mine", "--average-with", str(tmp_path)) == 2
+    assert "has no transformer/" in capsys.readouterr().err
+    tiny_transformer(num_experts=3).save_pretrained(before / "transformer")
+    assert publish(run, tmp_path / "mine", "--average-with", str(before)) == 2
+    assert "must hold the same network" in capsys.readouterr().err
 
 
 def test_no_folder_of_the_machine_is_published(run: Path, tmp_path: Path) -> None:

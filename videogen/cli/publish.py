@@ -18,10 +18,15 @@ def publish(
         tuple[float, float] | None,
         typer.Option(min=0.0, max=1.0, help="Lowest and highest noise level at which this model is guided by default."),
     ] = None,
+    average_with: Annotated[
+        Path | None,
+        typer.Option(help="Publish the mean of the run's weights and these, which it began from (--init-from)."),
+    ] = None,
 ) -> None:
     """Put a run's weights and a video tokenizer together into one model folder."""
     from videogen.training.publish import publish as write
 
     sampling = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "guidance_interval": guidance_interval}
-    folder = write(weights, tokenizer, output, {key: value for key, value in sampling.items() if value is not None})
+    given = {key: value for key, value in sampling.items() if value is not None}
+    folder = write(weights, tokenizer, output, given, average_with)
     typer.echo(f"wrote {folder}")

@@ -77,6 +77,23 @@ class FrameSequence:
         """The same frames with no camera asked for: what the unconditional branch of guidance sees."""
         return replace(self, camera=torch.zeros_like(self.camera))
 
+    @property
+    def num_references(self) -> int:
+        """How many of the n frames are references; they come last."""
+        return int((self.kinds >= KIND_REFERENCE).sum())
+
+    def without_references(self) -> FrameSequence:
+        """The same frames without the pictures of subjects, `n - num_references` of them."""
+        kept = slice(len(self.kinds) - self.num_references)
+        return replace(
+            self,
+            latents=self.latents[:, :, kept],
+            known=self.known[kept],
+            times=self.times[kept],
+            kinds=self.kinds[kept],
+            camera=self.camera[:, kept],
+        )
+
     def repeat(self, count: int) -> FrameSequence:
         """The batch repeated `count` times, `[B, ...] -> [count * B, ...]`."""
         return replace(self, latents=self.latents.repeat(count, 1, 1, 1, 1), camera=self.camera.repeat(count, 1, 1))

@@ -10,6 +10,7 @@ width of the text encoder.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -118,7 +119,8 @@ def denoise(
         generators: one per video.
         num_inference_steps: used when `sigmas` is None.
         sigmas: own noise levels before the shift, decreasing, first to last step.
-        guidance_scale: 1.0 = off (one forward per step; otherwise two, run as one batch).
+        guidance_scale: 1.0 = off (one forward per step; otherwise two, run as one batch). The branch that is guided away
+            from has neither the prompt nor the camera nor references: how well a subject is kept is guided, too.
         negative_prompt_embeds, negative_prompt_attention_mask: `[B, S', T]`, `[B, S']`; needed when guidance is on
             (the empty prompt's, usually).
         guidance_method, guidance_rescale: see `guide`.
@@ -137,23 +139,16 @@ def denoise(
     if bool(frames.known.all()):
         raise ValueError("`frames` must have at least one unknown frame, got only known ones.")
     use_guidance = guidance_scale != 1.0
-    mask = prompt_attention_mask.bool()
-    plain = branches = (frames, prompt_embeds, mask)
+    asked = _Branch(frames, prompt_embeds, prompt_attention_mask.bool())
     if use_guidance:
         if negative_prompt_embeds is None or negative_prompt_attention_mask is None:
             raise ValueError("`negative_prompt_embeds` and their mask are needed when `guidance_scale` is not 1.0.")
-        both = FrameSequence(
-            frames.latents.repeat(2, 1, 1, 1, 1),
-            frames.known,
-            frames.times,
-            frames.kinds,
-            torch.cat([frames.camera, frames.without_camera().camera]),
-            frames.num_video_frames,
+        negative = _Branch(
+            frames.without_references().without_camera(),
+            negative_prompt_embeds.expand(frames.batch_size, -1, -1),
+            negative_prompt_attention_mask.bool().expand(frames.batch_size, -1),
         )
-        branches = (
-            both,
-            *_pad_and_stack(prompt_embeds, mask, negative_prompt_embeds, negative_prompt_attention_mask.bool()),
-        )
+        both = None if frames.num_references else _stack(asked, negative)
 
     device = frames.latents.device
     schedule = list(sigmas) if sigmas is not None else sampling_sigmas(num_inference_steps)
@@ -171,21 +166,13 @@ def denoise(
     for i, timestep in enumerate(scheduler.timesteps):
         sigma = scheduler.sigmas[i].to(device)
         guided = use_guidance and guidance_interval[0] <= float(sigma) <= guidance_interval[1]
-        shown, embeds, text_mask = branches if guided else plain
-        model_input = torch.cat([latents, latents]) if guided else latents
-        velocity = transformer(
-            model_input,
-            shown.frame_timesteps(sigma.float().expand(len(model_input))),
-            embeds,
-            text_mask,
-            shown.times,
-            shown.kinds,
-            shown.camera,
-            return_dict=False,
-        )
-        velocity = (velocity[0] if isinstance(velocity, tuple) else velocity).float()
-        if guided:
-            cond, uncond = velocity.chunk(2)
+        if not guided:
+            velocity = asked.velocity(transformer, latents, sigma)
+        else:
+            if both is not None:
+                cond, uncond = both.velocity(transformer, torch.cat([latents, latents]), sigma).chunk(2)
+            else:
+                cond, uncond = (branch.velocity(transformer, latents, sigma) for branch in (asked, negative))
             velocity = guide(cond, uncond, guidance_scale, frames.known, guidance_method, guidance_rescale)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         latents = frames.keep_known(latents)
@@ -197,13 +184,40 @@ def denoise(
     return result
 
 
-def _pad_and_stack(embeds: Tensor, mask: Tensor, other_embeds: Tensor, other_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Batch two sets of text embeddings of different lengths: `[2B, max(S, S'), T]` and its mask."""
-    if len(other_embeds) == 1 and len(embeds) > 1:
-        other_embeds, other_mask = other_embeds.expand(len(embeds), -1, -1), other_mask.expand(len(embeds), -1)
-    length = max(embeds.shape[1], other_embeds.shape[1])
+@dataclass(frozen=True)
+class _Branch:
+    """What one branch of guidance is told: frames, text `[B, S, T]` and its mask `[B, S]` bool."""
+
+    frames: FrameSequence
+    embeds: Tensor
+    mask: Tensor
+
+    def velocity(self, transformer: torch.nn.Module, latents: Tensor, sigma: Tensor) -> Tensor:
+        """`[B, C, n, h, w]` float32 for `latents` of that shape; 0 for references that the branch does not have."""
+        frames = self.frames
+        count = frames.latents.shape[2]
+        velocity = transformer(
+            latents[:, :, :count],
+            frames.frame_timesteps(sigma.float().expand(len(latents))),
+            self.embeds,
+            self.mask,
+            frames.times,
+            frames.kinds,
+            frames.camera,
+            return_dict=False,
+        )
+        velocity = (velocity[0] if isinstance(velocity, tuple) else velocity).float()
+        return torch.nn.functional.pad(velocity, (0, 0, 0, 0, 0, latents.shape[2] - count))
+
+
+def _stack(branch: _Branch, other: _Branch) -> _Branch:
+    """Two branches with the same known frames as one batch, the texts padded to one length."""
+    length = max(branch.embeds.shape[1], other.embeds.shape[1])
     rows, masks = [], []
-    for row, row_mask in ((embeds, mask), (other_embeds, other_mask)):
-        rows.append(torch.nn.functional.pad(row, (0, 0, 0, length - row.shape[1])))
-        masks.append(torch.nn.functional.pad(row_mask, (0, length - row_mask.shape[1])))
-    return torch.cat(rows), torch.cat(masks)
+    for one in (branch, other):
+        missing = length - one.embeds.shape[1]
+        rows.append(torch.nn.functional.pad(one.embeds, (0, 0, 0, missing)))
+        masks.append(torch.nn.functional.pad(one.mask, (0, missing)))
+    camera = torch.cat([branch.frames.camera, other.frames.camera])
+    frames = replace(branch.frames.repeat(2), camera=camera)
+    return _Branch(frames, torch.cat(rows), torch.cat(masks))

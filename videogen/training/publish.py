@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from videogen.models.low_rank import FAST_FOLDER
 from videogen.training.export import SHARD_SIZE, replace_folder, to_storage_dtype
 
@@ -16,7 +18,11 @@ WRITTEN = COMPONENTS | {"model_index.json", "vocabulary.json", "training.json", 
 
 
 def publish(
-    weights: str | Path, tokenizer: str | Path, output: str | Path, sampling: dict[str, Any] | None = None
+    weights: str | Path,
+    tokenizer: str | Path,
+    output: str | Path,
+    sampling: dict[str, Any] | None = None,
+    average_with: str | Path | None = None,
 ) -> Path:
     """Writes a model folder: `model_index.json`, the five components, `vocabulary.json` and `training.json`, and the adapter for few
     steps where the run has one.
@@ -29,6 +35,8 @@ def publish(
         output: Folder to write; an older model there is replaced.
         sampling: Entries for `vocabulary.json` that set the pipelines' defaults: `num_inference_steps`, `guidance_scale`,
             `guidance_interval`.
+        average_with: Exported weights, or a model, that the run began from (`--init-from`): what is published is the mean of
+            the two (Wortsman et al. 2022, arXiv 2203.05482), which here keeps what the run unlearnt.
 
     Raises:
         ValueError: If an input folder is not what it should be, the two do not fit, or `output` holds other things.
@@ -58,11 +66,24 @@ def publish(
             f"`tokenizer` must make the latents that the run was trained on, got {vae.config.latent_channels} channels "
             f"instead of {transformer.config.latent_channels}; name the tokenizer of the run's `config.yaml`."
         )
+    text_encoder = TextEncoder.from_pretrained(str(weights / "text_encoder"))
+    text_tokenizer = BytePairTokenizer.from_pretrained(str(weights / "tokenizer"))
+    if average_with is not None:
+        other = Path(average_with)
+        if not (other / "transformer" / "config.json").is_file():
+            raise ValueError(
+                f"`average_with` must be a folder of exported weights, {str(other)!r} has no transformer/."
+            )
+        if BytePairTokenizer.from_pretrained(str(other / "tokenizer")).merges != text_tokenizer.merges:
+            raise ValueError(f"`average_with` must read text as the run does, {str(other)!r} has another tokenizer.")
+        _average(transformer, VideoTransformer.from_pretrained(str(other / "transformer")))
+        _average(text_encoder, TextEncoder.from_pretrained(str(other / "text_encoder")))
+        summary["averaged_with"] = _shareable(json.loads((other / "training.json").read_text(encoding="utf-8")))
     pipe = TextToVideoPipeline(
         vae=to_storage_dtype(vae),
         transformer=to_storage_dtype(transformer),  # loading made float32 of it
-        text_encoder=to_storage_dtype(TextEncoder.from_pretrained(str(weights / "text_encoder"))),
-        tokenizer=BytePairTokenizer.from_pretrained(str(weights / "tokenizer")),
+        text_encoder=to_storage_dtype(text_encoder),
+        tokenizer=text_tokenizer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=summary["config"]["flow"]["shift"]),
     )
     pipe.vocabulary = {**json.loads((weights / "vocabulary.json").read_text(encoding="utf-8")), **(sampling or {})}
@@ -74,6 +95,22 @@ def publish(
     _without_paths(temporary, summary)
     replace_folder(temporary, output)
     return output
+
+
+@torch.no_grad()
+def _average(model: torch.nn.Module, other: torch.nn.Module) -> None:
+    """Every tensor of `model` becomes the mean of the two, taken in float32.
+
+    Raises:
+        ValueError: The networks differ.
+    """
+    mine, theirs = model.state_dict(), other.state_dict()
+    if {name: tensor.shape for name, tensor in mine.items()} != {name: tensor.shape for name, tensor in theirs.items()}:
+        raise ValueError(
+            "`average_with` must hold the same network as `weights`; name the weights that the run began from."
+        )
+    for name, tensor in mine.items():
+        tensor.copy_((tensor.float() + theirs[name].float()) / 2)
 
 
 def _without_paths(folder: Path, summary: dict[str, Any]) -> None:
@@ -89,10 +126,15 @@ def _without_paths(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    text = json.dumps(_shareable(summary), ensure_ascii=False, indent=1) + "\n"
+    (folder / "training.json").write_text(text, encoding="utf-8")
+
+
+def _shareable(summary: dict[str, Any]) -> dict[str, Any]:
+    """A run's summary without folders."""
     settings = {key: value for key, value in summary["config"].items() if key not in ("output", "tokenizer", "teacher")}
     if "data" in settings:
         settings["data"] = {
             key: value for key, value in settings["data"].items() if key not in ("cache", "path", "unnamed")
         }
-    text = json.dumps({**summary, "config": settings}, ensure_ascii=False, indent=1) + "\n"
-    (folder / "training.json").write_text(text, encoding="utf-8")
+    return {**summary, "config": settings}
