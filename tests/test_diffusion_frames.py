@@ -33,7 +33,7 @@ def test_every_task_has_its_layout():
     assert everything.times[5].item() == pytest.approx(8 / 12)
     assert torch.equal(everything.latents[:, :, 6:], images)
     assert build_frames(1, SIZE, fps=12.0).kinds.tolist() == [0]
-    bare = everything.without_references()
+    bare = everything.unconditional()
     assert everything.num_references == 2 and bare.num_references == 0
     assert bare.kinds.tolist() == [0, 1, 1, 1, 1, 2] and bare.camera.shape[1] == len(bare.times) == len(bare.known) == 6
     assert torch.equal(bare.latents, everything.latents[:, :, :6]) and bare.num_video_frames == 5
@@ -44,7 +44,7 @@ def test_camera_belongs_to_the_video_frames_only():
     frames = build_frames(3, SIZE, fps=12.0, batch_size=2, camera=camera, references=torch.zeros(1, 4, 1, 2, 2))
     assert torch.equal(frames.camera[:, :3], torch.ones(2, 3, CAMERA_DIM))
     assert torch.equal(frames.camera[:, 3:], torch.zeros(2, 1, CAMERA_DIM))
-    assert torch.equal(frames.without_camera().camera, torch.zeros_like(frames.camera))
+    assert torch.equal(frames.unconditional().camera, torch.zeros(2, 3, CAMERA_DIM))
 
 
 def test_repeat_and_select():

@@ -60,11 +60,11 @@ def test_levels_are_those_of_the_sampler(folder):
     assert drawn.tolist() == [1.0, 1.0, 0.75, 0.5, 0.25, 0.25]
 
 
-@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
-def test_the_target_is_the_teachers_way(folder, guidance_scale):
+@pytest.mark.parametrize(("task", "guidance_scale"), [("first_image", 1.0), ("first_image", 3.0), ("subject", 3.0)])
+def test_the_target_is_the_teachers_way(folder, task, guidance_scale):
     raw = _distill_raw(folder, "target", guidance_scale=guidance_scale, teacher_steps=3)
     distiller = Distiller(DistillConfig.model_validate(raw))
-    batch = distiller.batches.validation_batch("first_image")
+    batch = distiller.batches.validation_batch(task)
     frames, sample = batch.frames, batch.sample
     ids, mask = distiller.text_tokenizer(batch.captions, max_length=32)
     mask = mask.bool()
@@ -84,14 +84,16 @@ def test_the_target_is_the_teachers_way(folder, guidance_scale):
                 embeds = distiller.model.text_encoder(ids[item : item + 1, :length], mask[item : item + 1, :length])
 
                 def velocity(frames, embeds, mask, item=item, here=here, x=x):
-                    return distiller.teacher(
-                        x[item : item + 1], frames.frame_timesteps(here), embeds, mask,
+                    shown = x[item : item + 1, :, : len(frames.times)]
+                    found = distiller.teacher(
+                        shown, frames.frame_timesteps(here), embeds, mask,
                         frames.times, frames.kinds, frames.camera, return_dict=False,
                     )[0]  # fmt: skip
+                    return torch.cat([found, torch.zeros_like(x[item : item + 1, :, len(frames.times) :])], dim=2)
 
                 v = velocity(one, embeds, mask[item : item + 1, :length])
                 if guidance_scale != 1.0 and level > 0.5:
-                    without = velocity(one.without_camera(), *distiller.no_text)
+                    without = velocity(one.unconditional(), *distiller.no_text)
                     v = without + guidance_scale * (v - without)
                 rows.append(v)
             x = frames.keep_known(x - h * torch.cat(rows))

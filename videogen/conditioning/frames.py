@@ -73,17 +73,14 @@ class FrameSequence:
         """The video's part `[B, C, f, h, w]` of `latents [B, C, n, h, w]`."""
         return latents[:, :, : self.num_video_frames]
 
-    def without_camera(self) -> FrameSequence:
-        """The same frames with no camera asked for: what the unconditional branch of guidance sees."""
-        return replace(self, camera=torch.zeros_like(self.camera))
-
     @property
     def num_references(self) -> int:
         """How many of the n frames are references; they come last."""
         return int((self.kinds >= KIND_REFERENCE).sum())
 
-    def without_references(self) -> FrameSequence:
-        """The same frames without the pictures of subjects, `n - num_references` of them."""
+    def unconditional(self) -> FrameSequence:
+        """What the branch sees that guidance leads away from: no camera asked for and no pictures of subjects, so
+        `n - num_references` frames."""
         kept = slice(len(self.kinds) - self.num_references)
         return replace(
             self,
@@ -91,7 +88,7 @@ class FrameSequence:
             known=self.known[kept],
             times=self.times[kept],
             kinds=self.kinds[kept],
-            camera=self.camera[:, kept],
+            camera=torch.zeros_like(self.camera[:, kept]),
         )
 
     def repeat(self, count: int) -> FrameSequence:

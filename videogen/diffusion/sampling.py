@@ -144,7 +144,7 @@ def denoise(
         if negative_prompt_embeds is None or negative_prompt_attention_mask is None:
             raise ValueError("`negative_prompt_embeds` and their mask are needed when `guidance_scale` is not 1.0.")
         negative = _Branch(
-            frames.without_references().without_camera(),
+            frames.unconditional(),
             negative_prompt_embeds.expand(frames.batch_size, -1, -1),
             negative_prompt_attention_mask.bool().expand(frames.batch_size, -1),
         )

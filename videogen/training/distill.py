@@ -168,9 +168,10 @@ class Distiller(Trainer):
         """The teacher's velocity; items outside the interval go without guidance."""
 
         def evaluate(frames: FrameSequence, rows: Tensor, embeds: Tensor, mask: Tensor) -> Tensor:
+            count = frames.latents.shape[2]
             with self.accelerator.autocast():
-                return self.teacher(
-                    x[rows],
+                velocity = self.teacher(
+                    x[rows][:, :, :count],
                     frames.frame_timesteps(sigmas)[rows],
                     embeds,
                     mask,
@@ -179,6 +180,7 @@ class Distiller(Trainer):
                     frames.camera[rows],
                     return_dict=False,
                 )[0].float()
+            return torch.nn.functional.pad(velocity, (0, 0, 0, 0, 0, x.shape[2] - count))
 
         config = self.config
         velocity = evaluate(frames, torch.arange(len(x), device=x.device), embeds, mask)
@@ -187,7 +189,7 @@ class Distiller(Trainer):
         if config.guidance_scale == 1.0 or not len(rows):
             return velocity
         no_text, no_mask = (tensor.expand(len(rows), *tensor.shape[1:]) for tensor in self.no_text)
-        without = evaluate(frames.without_camera(), rows, no_text, no_mask)
+        without = evaluate(frames.unconditional(), rows, no_text, no_mask)
         return velocity.index_copy(0, rows, guide(velocity[rows], without, config.guidance_scale, frames.known))
 
     def write_weights(self, folder: Path, vocabulary: dict[str, Any], summary: dict[str, Any]) -> None:
