@@ -89,6 +89,11 @@ def test_the_mean_with_what_the_run_began_from(run: Path, tmp_path: Path, capsys
     tiny_transformer(num_experts=3).save_pretrained(before / "transformer")
     assert publish(run, tmp_path / "mine", "--average-with", str(before)) == 2
     assert "must hold the same network" in capsys.readouterr().err
+    distilled = tmp_path / "distilled"
+    shutil.copytree(run, distilled)
+    (distilled / "weights" / FAST_FOLDER).mkdir()
+    assert publish(distilled, tmp_path / "mine", "--average-with", str(run / "weights")) == 2
+    assert "an adapter for few steps, which fits no others" in capsys.readouterr().err
 
 
 def test_no_folder_of_the_machine_is_published(run: Path, tmp_path: Path) -> None:

@@ -74,6 +74,10 @@ def publish(
             raise ValueError(
                 f"`average_with` must be a folder of exported weights, {str(other)!r} has no transformer/."
             )
+        if (weights / FAST_FOLDER).is_dir():
+            raise ValueError(
+                f"`average_with` must be left out for weights with an adapter for few steps, which fits no others: {str(weights)!r}."
+            )
         if BytePairTokenizer.from_pretrained(str(other / "tokenizer")).merges != text_tokenizer.merges:
             raise ValueError(f"`average_with` must read text as the run does, {str(other)!r} has another tokenizer.")
         _average(transformer, VideoTransformer.from_pretrained(str(other / "transformer")))
