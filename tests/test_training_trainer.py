@@ -20,7 +20,7 @@ from videogen.data.stage import camera_amounts
 from videogen.data.video import write_video
 from videogen.models.text_encoder import TextEncoder
 from videogen.models.transformer import VideoTransformer
-from videogen.training.batches import FUNCTION_WORDS, BatchMaker, loosen, name_the_subject
+from videogen.training.batches import FUNCTION_WORDS, BatchMaker, _most_emphasis, loosen, name_the_subject
 from videogen.training.checkpoint import list_checkpoints
 from videogen.training.config import DataConfig, TrainConfig, load_config
 from videogen.training.latent_cache import LatentCache, build_cache, fingerprint, guide_frames
@@ -367,6 +367,13 @@ def test_emphasised_words_are_drawn_more_often_and_must_exist(ground, tmp_path):
     assert odds[3] / odds[2] == pytest.approx(0.25, rel=0.3)
     with pytest.raises(ValueError, match=r"`data.emphasis` must name words of rung1, got .flies."):
         _config(ground, tmp_path / "run", data=data | {"emphasis": {"flies": 2.0}})
+
+
+def test_no_clip_is_thought_to_show_all_emphasised_actors_at_once():
+    factors = {"fox": 2.0, "frog": 1.5, "snow": 1.25, "Static shot": 0.5, "jumps": 1.8, "day": 0.5}
+    assert _most_emphasis(DataConfig(rung="rung1", emphasis=factors)) == pytest.approx(2.0 * 1.25 * 1.8)
+    assert _most_emphasis(DataConfig(rung="rung3", emphasis=factors)) == pytest.approx(2.0 * 1.5 * 2.25)  # two actors
+    assert _most_emphasis(DataConfig(rung="rung1", emphasis={"Static shot": 0.5})) == 1.0
 
 
 def test_the_camera_is_told_in_words_or_by_vector_and_dropped_with_the_caption(batches):

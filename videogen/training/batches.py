@@ -232,7 +232,7 @@ class BatchDrawer:
         self.tasks = {t: share for t, share in config.tasks.items() if share > 0 and usable.get(t, True)}
         if not self.tasks:
             raise ValueError(f"`tasks` must hold one that this data can train, got {sorted(config.tasks)}.")
-        self._most = math.prod(max(1.0, factor) for factor in config.data.emphasis.values())
+        self._most = _most_emphasis(config.data)
 
     def task(self, step: int, micro: int) -> str:
         if step < self.config.curriculum.image_only_steps:
@@ -382,6 +382,30 @@ class BatchDrawer:
         skipped = num_frames // 2 if from_mid_clip else 0
         vectors = camera_frame_vectors(segments, num_frames + skipped, amounts)
         return pool_camera(vectors[skipped:], self.scale_factor_temporal)
+
+
+def _most_emphasis(data: DataConfig) -> float:
+    """The largest factor, at least 1, that `data.emphasis` can give one clip: of scenes, say, it shows only one."""
+    if not data.emphasis:
+        return 1.0
+    from videogen.data.stage import rungs
+
+    vocabulary = rungs()[data.rung]
+    num_commands = vocabulary.max_camera_commands * vocabulary.max_camera_segments
+    at_once = (
+        (vocabulary.actors, vocabulary.max_actors),
+        (vocabulary.motions, vocabulary.max_actors),
+        (vocabulary.speeds, vocabulary.max_actors),
+        (vocabulary.scenes, 1),
+        (vocabulary.lights, 1),
+        (vocabulary.cameras, num_commands),
+        (vocabulary.events, 1),
+    )
+    most = 1.0
+    for words, count in at_once:
+        factors = sorted((data.emphasis.get(word, 1.0) for word in words), reverse=True)
+        most *= math.prod(factor for factor in factors[:count] if factor > 1)
+    return most
 
 
 def is_unnamed(spec: Any) -> bool:
