@@ -172,6 +172,16 @@ def test_two_subjects_may_change_places():
     assert len(reference_pictures(prompt)) == 2
 
 
+def test_an_actor_that_never_stands_upright_at_the_end_is_followed_through_the_clip():
+    shape = ClipShape(33, 16.0)
+    prompt = next(p for p in task_prompts("dev", "rung2", "image", 60) if p.id == "dev-rung2-image-042")  # it spins
+    frames = true_clip(prompt, shape)
+    assert prompt.asked["motion"] == "spins" and judge(prompt, frames, shape.fps, shape).right["actor"]
+    smeared = frames.copy()
+    smeared[-9:] = [cv2.GaussianBlur(frame, (0, 0), 5) for frame in frames[-9:]]
+    assert not judge(prompt, smeared, shape.fps, shape).right["actor"]
+
+
 def test_joins_of_an_extension():
     # Windows of 17 frames that take over 9 each; one of any length is made at once.
     assert extension_joins(ClipShape(17)) == [17, 25, 33, 41, 49, 57]

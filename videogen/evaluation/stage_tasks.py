@@ -327,16 +327,30 @@ def _nothing(prompt: TaskPrompt) -> Judgement:
     return Judgement(dict.fromkeys(wrong, False), values, seen)
 
 
-def _kept(prompt: TaskPrompt, frames: np.ndarray, fps: float, vocabulary: Vocabulary) -> dict[str, Verdict]:
+def _kept(
+    prompt: TaskPrompt, frames: np.ndarray, num_last: int, fps: float, vocabulary: Vocabulary
+) -> dict[str, Verdict]:
+    """Whether actor and scene are right in the last frames.
+
+    An actor that turns may stand upright, as it is first looked for, in none of them: it may also be followed there through the
+    whole clip, in which it must not be lost.
+    """
     asked = {key: prompt.asked[key] for key in ("actor", "scene")}
-    return check(frames, fps, asked, vocabulary)
+    late = check(frames[-num_last:], fps, asked, vocabulary)
+    if not late["actor"].right and "spins" in vocabulary.motions:
+        tracks = look(frames, fps, asked, vocabulary).tracks
+        followed = [track.name for track in tracks if track.visible[-num_last:].mean() > 0.5]
+        if asked["actor"] in followed:
+            late["actor"] = Verdict(True, followed)
+    return late
 
 
 def _judge_image(
     prompt: TaskPrompt, frames: np.ndarray, fps: float, vocabulary: Vocabulary, shape: ClipShape
 ) -> Judgement:
     picture = true_clip(prompt, shape)[0]
-    late = _kept(prompt, frames[-max(_LEAST_FRAMES, math.ceil(len(frames) / 4)) :], fps, vocabulary)
+    num_last = max(_LEAST_FRAMES, math.ceil(len(frames) / 4))
+    late = _kept(prompt, frames, num_last, fps, vocabulary)
     verdicts = check(frames, fps, prompt.asked, vocabulary)
     begins = psnr(frames[0], picture)
     cut = jump(frames, [1])
@@ -394,7 +408,7 @@ def _judge_subject(
 def _judge_extension(
     prompt: TaskPrompt, frames: np.ndarray, fps: float, vocabulary: Vocabulary, shape: ClipShape
 ) -> Judgement:
-    late = _kept(prompt, frames[-shape.num_frames :], fps, vocabulary)
+    late = _kept(prompt, frames, shape.num_frames, fps, vocabulary)
     worst: Jump = jump(frames, extension_joins(shape))
     right = {name: late[name].right for name in ("actor", "scene")}
     right["kept"] = all(right.values())
