@@ -26,6 +26,9 @@ def read(prompt: str):
         ("a pig, the camera zooms in and pans left", "a pig", (("Zoom in", "Pan left"),)),
         ("a pig, the camera pans left, then the camera zooms in", "a pig", (("Pan left",), ("Zoom in",))),
         ("一个企鹅在雪地里, 镜头左摇", "一个企鹅在雪地里", (("Pan left",),)),
+        ("镜头前，一只狐狸在跳", "镜头前，一只狐狸在跳", ()),  # in front of the camera
+        ("一只狐狸在跳，画面后", "一只狐狸在跳，画面后", ()),
+        ("一只狐狸，镜头前移，然后镜头向后", "一只狐狸", (("Push in",), ("Pull out",))),
         ("一个企鹅,镜头变焦拉远,然后镜头固定", "一个企鹅", (("Zoom out",), ("Static shot",))),
     ],
 )
