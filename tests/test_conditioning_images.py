@@ -49,6 +49,30 @@ def test_crop_is_central_and_reported():
     )
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage!garbage", b"Exif\0\0MM\0*", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_damaged_exif_does_not_refuse_an_intact_picture(picture, tmp_path, exif, suffix):
+    Image.fromarray(picture).save(tmp_path / f"a.{suffix}", exif=exif, dpi=(72, 72))
+    loaded = load_image(tmp_path / f"a.{suffix}", 32, 32)
+    assert not any("upright" in note for note in loaded.adjusted)
+
+
+def test_an_orientation_that_does_not_exist_turns_nothing(picture, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 9
+    Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
+    assert not any("upright" in note for note in load_image(tmp_path / "a.png", 32, 32).adjusted)
+
+
+def test_a_truncated_picture_that_was_only_opened_is_refused(picture, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:4000])
+    with pytest.raises(ValueError, match="`image` must be an intact picture"):
+        load_image(Image.open(path), 32, 32)
+
+
 def test_exif_orientation_is_applied(picture, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned clockwise by 90 degrees

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import warnings
 from dataclasses import dataclass
 
@@ -68,6 +69,12 @@ def load_image(image: ImageInput, height: int, width: int, name: str = "image") 
     elif isinstance(image, Image.Image):
         _check_size(image.size, name)
         _check_still(image, name, adjusted)
+        try:
+            image.load()  # one that was opened and not read yet
+        except (OSError, SyntaxError, EOFError) as error:
+            raise ValueError(
+                f"`{name}` must be an intact picture, got a truncated or damaged one ({error})."
+            ) from error
         picture = image
     elif isinstance(image, np.ndarray | torch.Tensor):
         picture = _from_array(image, name)
@@ -171,8 +178,17 @@ def _from_array(image: np.ndarray | torch.Tensor, name: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
+def exif_orientation(picture: Image.Image) -> int:
+    """1 (upright) to 8, as EXIF says; 1 where it says nothing or is damaged, which the picture need not be."""
+    try:
+        orientation = picture.getexif().get(0x0112, 1)
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
 def _upright(picture: Image.Image, name: str, adjusted: list[str]) -> Image.Image:
-    if picture.getexif().get(0x0112, 1) == 1:  # orientation
+    if exif_orientation(picture) == 1:
         return picture
     adjusted.append(f"`{name}` was turned upright as its EXIF orientation says.")
     upright = ImageOps.exif_transpose(picture)

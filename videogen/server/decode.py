@@ -72,7 +72,7 @@ def _picture(limits: dict[str, Any]) -> dict[str, Any]:
             raise _NoPicture("`file` must be a still picture, got an animation; save one of its frames.")
         picture.draft("RGB", (KEPT_SIDE, KEPT_SIDE))  # a JPEG is decoded at about the size that is kept
         picture.load()
-        if picture.getexif().get(0x0112, 1) != 1:
+        if _orientation(picture) != 1:
             picture = ImageOps.exif_transpose(picture)
             adjusted.append("`file` was turned upright as its EXIF orientation says.")
         profile = picture.info.get("icc_profile")
@@ -101,6 +101,17 @@ def _picture(limits: dict[str, Any]) -> dict[str, Any]:
             f"`file` must be an intact picture, and is damaged ({type(error).__name__}); save it again."
         ) from None
     return {"kind": "image", "width": width, "height": height, "adjusted": adjusted, "num_frames": 1, "fps": None}
+
+
+def _orientation(picture: Any) -> int:
+    """1 (upright) to 8, as EXIF says; 1 where it says nothing or is damaged, which the picture need not be."""
+    import struct
+
+    try:
+        orientation = picture.getexif().get(0x0112, 1)
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
+        return 1
+    return orientation if orientation in range(1, 9) else 1
 
 
 def _to_srgb(picture: Any, profile: bytes) -> Any:
