@@ -28,6 +28,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -322,6 +323,7 @@ class CausalVideoAutoencoder(ModelMixin, ConfigMixin):
 
     # Clips
 
+    @apply_forward_hook
     @torch.no_grad()
     def encode(self, video: Tensor, return_dict: bool = True) -> EncoderOutput | tuple[Tensor]:
         """Encode a clip as a stream of 1, 4, 4, ... frames.
@@ -358,6 +360,7 @@ class CausalVideoAutoencoder(ModelMixin, ConfigMixin):
             ]
             yield self._blend(pieces, tiles, frames.shape[-2] // 16, frames.shape[-1] // 16, 1)
 
+    @apply_forward_hook
     @torch.no_grad()
     def decode(self, latents: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
         """Decode a clip latent frame by latent frame.
@@ -478,8 +481,7 @@ class CausalVideoAutoencoder(ModelMixin, ConfigMixin):
         count = latents.shape[2] - 1
         pairs = ((self.latents_mean_first, self.latents_mean), (self.latents_std_first, self.latents_std))
         mean, std = (
-            torch.stack([first] + [rest] * count, dim=1)[None, :, :, None, None].to(latents.dtype)
-            for first, rest in pairs
+            torch.stack([first] + [rest] * count, dim=1)[None, :, :, None, None].to(latents) for first, rest in pairs
         )
         return mean, std  # [1, C, f, 1, 1]
 
