@@ -2,6 +2,7 @@ import copy
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from tiny_models import PROMPT, tiny_pipeline
 
 from videogen.conditioning.camera import camera_vectors
+from videogen.conditioning.wording import Read
 from videogen.models.low_rank import add_low_rank, low_rank_tensors
 from videogen_pipelines import (
     GenerationCancelled,
@@ -324,8 +326,13 @@ def test_a_last_window_may_overlap_by_more_than_half(text_pipe, monkeypatch):
         ({"generator": torch.Generator(), "num_videos_per_prompt": 2, "seed": None}, "for each of 2 videos, got 1"),
         ({"output_type": "gif"}, "`output_type` must be"),
         ({"num_frames": 25, "output_type": "latent"}, "cannot be used beyond the trained length"),
-        ({"latents": torch.zeros(1, 8, 2, 2, 2)}, r"must have the shape \[1, 8, 5, 2, 2\]"),
+        ({"latents": torch.zeros(1, 8, 2, 2, 2)}, r"`latents` must have the shape \[1, 8, 5, 2, 2\]"),
         ({"negative_prompt": ["a", "b"]}, "`negative_prompt` must be one text or one for each of 1 prompts"),
+        ({"negative_prompt": "[Pan left]"}, r"`negative_prompt` must not hold camera commands, got \[Pan left\]"),
+        (
+            {"prompt": ["a", "b"], "negative_prompt_embeds": torch.zeros(3, 5, 32)},
+            "`negative_prompt_embeds` must hold one text or one for each of 2 prompts, got 3",
+        ),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, r"may hold 'latents', got \['noise'\]"),
         ({"prompt": None}, "`prompt` or `prompt_embeds` must be given"),
         ({"prompt_attention_mask": torch.ones(1, 5)}, "`prompt_attention_mask` must come with `prompt_embeds`"),
@@ -342,6 +349,76 @@ def test_a_last_window_may_overlap_by_more_than_half(text_pipe, monkeypatch):
 def test_messages(text_pipe, arguments, message):
     with pytest.raises(ValueError, match=message):
         text_pipe(**{"prompt": PROMPT, "seed": 0, **QUICK, **arguments})
+
+
+def test_a_checkpoint_is_taken_away_by_a_refused_call_and_only_used_for_its_own_request(text_pipe):
+    kept = []
+
+    def keep(pipe, *rest):
+        kept.append(pipe.checkpoint)
+        return {}
+
+    whole = text_pipe(PROMPT, seed=3, callback_on_step_end=keep, **QUICK)
+    for refused in ({"seed": -1}, {"width": 64}, {"prompt": ""}):
+        text_pipe.resume_from = kept[0]
+        with pytest.raises(ValueError):
+            text_pipe(**{"prompt": PROMPT, **QUICK, **refused})
+        assert text_pipe.resume_from is None
+    text_pipe.resume_from = kept[0]
+    assert np.array_equal(text_pipe(PROMPT, seed=3, **QUICK).frames, whole.frames)
+    for other in (
+        replace(kept[0], step=99),
+        replace(kept[0], window=1),
+        replace(kept[0], latents=torch.zeros(1, 8, 2, 2, 2)),
+    ):
+        text_pipe.resume_from = other
+        with pytest.raises(ValueError, match="`resume_from` must be a checkpoint of the same request"):
+            text_pipe(PROMPT, seed=3, **QUICK)
+
+
+def test_a_model_of_single_pictures_refuses_clips(text_pipe):
+    pipes = [sibling(kind, text_pipe) for kind in (TextToVideoPipeline, ImageToVideoPipeline, VideoExtensionPipeline)]
+    for pipe in pipes:
+        pipe.vocabulary = {**text_pipe.vocabulary, "num_frames": [1]}
+    text, image, extend = pipes
+    assert text(PROMPT, seed=0, num_inference_steps=1).frames.shape[1] == 1
+    for name, value in (("num_frames", 17), ("duration", 1.0)):
+        with pytest.raises(ValueError, match=f"`{name}` must be left out for a model of single pictures"):
+            text(PROMPT, seed=0, **{name: value})
+    with pytest.raises(ValueError, match="`image` must be left out for a clip of one frame"):
+        image(PROMPT, picture(1), seed=0)
+    with pytest.raises(ValueError, match="`video` cannot be continued by a model of single pictures"):
+        extend(PROMPT, np.zeros((9, 32, 32, 3), np.uint8), seed=0)
+
+
+def test_a_negative_prompt_is_read_as_a_prompt_is(text_pipe, monkeypatch):
+    monkeypatch.setattr(
+        requests, "read_words", lambda text, vocabulary: Read(text.replace("orca", "whale"), ("read so",))
+    )
+    output = text_pipe(PROMPT, negative_prompt="an orca", seed=0, **QUICK)
+    assert output.settings["negative_prompts"] == ["an whale"] and "read so" in output.adjusted
+    literal = text_pipe(PROMPT, negative_prompt="an orca", seed=0, literal_prompt=True, **QUICK)
+    assert literal.settings["negative_prompts"] == ["an orca"]
+    unguided = text_pipe(PROMPT, seed=0, **{**QUICK, "guidance_scale": 1.0})
+    assert unguided.settings["negative_prompts"] is None
+
+
+def test_offloading_reaches_every_component_before_it_works(text_pipe):
+    """Accelerate's hooks must be called for the tokenizer, too, which works through `encode` and `decode`."""
+    used = []
+
+    class Hook:
+        def pre_forward(self, module, *args, **kwargs):
+            used.append(type(module).__name__)
+            return args, kwargs
+
+    text_pipe.vae._hf_hook = Hook()
+    try:
+        text_pipe.encode_video(torch.zeros(1, 3, 1, 32, 32))
+        text_pipe.decode_latents(torch.zeros(1, 8, 1, 2, 2))
+    finally:
+        del text_pipe.vae._hf_hook
+    assert used == ["CausalVideoAutoencoder"] * 2
 
 
 def test_duration_takes_the_longest_length_that_fits(text_pipe):
@@ -382,12 +459,12 @@ def test_nan_is_never_a_success(text_pipe):
 def test_what_has_no_effect_without_guidance_is_said(text_pipe):
     asked = {"guidance_interval": (0.5, 1.0), "guidance_method": "cfg_zero", "guidance_rescale": 0.5}
     common = {"seed": 0, "num_inference_steps": 1}
-    output = text_pipe(PROMPT, "a dog", **asked, **common, guidance_scale=1.0)
+    output = text_pipe(PROMPT, "a fox", **asked, **common, guidance_scale=1.0)
     names = ["negative_prompt", *asked]
     assert output.warnings == [f"`{name}` has no effect while `guidance_scale` is 1.0." for name in names]
     replayed = {"guidance_interval": (0.0, 1.0), "guidance_method": "standard", "guidance_rescale": 0.0}
     assert text_pipe(PROMPT, [""], **replayed, **common, guidance_scale=1.0).warnings == []
-    assert text_pipe(PROMPT, "a dog", **asked, **common, guidance_scale=2.0).warnings == []
+    assert text_pipe(PROMPT, "a fox", **asked, **common, guidance_scale=2.0).warnings == []
 
 
 def test_black_and_frozen_clips_are_pointed_out(text_pipe):

@@ -51,6 +51,7 @@ from videogen_pipelines.requests import (
     notes_without_guidance,
     plan_windows,
     read_camera,
+    read_negative_prompt,
     read_prompt,
     settle_quality,
 )
@@ -139,7 +140,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
             saved and loaded with the pipeline.
         checkpoint: where the running generation stands, new after each step; read it in `callback_on_step_end`.
         resume_from: set it to a checkpoint of the same request to go on from there in the next call, which takes it
-            away again. One video a call.
+            away again, even if it refuses the request. One video a call.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"  # type: ignore[assignment]
@@ -299,6 +300,11 @@ class VideoGenerationPipeline(DiffusionPipeline):
         plan.adjusted.extend(loaded.adjusted)
         return loaded
 
+    def take_checkpoint(self) -> Checkpoint | None:
+        """`resume_from`, which is then None: the first thing that a call does, so that no later one finds it."""
+        checkpoint, self.resume_from = self.resume_from, None
+        return checkpoint
+
     def plan(
         self, height: int | None, width: int | None, num_frames: int | None, duration: float | None, fps: float | None
     ) -> Plan:
@@ -318,6 +324,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
         plan: Plan,
         conditions: Conditions,
         *,
+        resume_from: Checkpoint | None,
         prompt: str | Sequence[str] | None,
         negative_prompt: str | Sequence[str] | None,
         num_inference_steps: int | None,
@@ -343,7 +350,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str],
         requested: dict[str, Any] | None = None,
     ) -> VideoPipelineOutput | tuple:
-        """Generates the videos of a request; arguments as in the pipelines' `__call__`."""
+        """Generates the videos of a request; arguments as in the pipelines' `__call__`, `resume_from` of `take_checkpoint`."""
         adjusted = list(plan.adjusted)
         notes: list[str] = []
         fast = None if self.fast is None else self.fast[1]
@@ -385,8 +392,11 @@ class VideoGenerationPipeline(DiffusionPipeline):
         )
         texts = self._texts(prompts, prompt_embeds, prompt_attention_mask, "prompt_embeds", notes)
         negatives: list[_Text | None] = [None] * len(texts)
+        negative_prompts: list[str] | None = None
         if scale != 1.0:
-            negative_prompts = self._read_negative(negative_prompt, len(texts), negative_prompt_embeds)
+            negative_prompts = self._read_negative(
+                negative_prompt, len(texts), negative_prompt_embeds, literal_prompt, adjusted, notes
+            )
             negatives = list(
                 self._texts(
                     negative_prompts,
@@ -396,6 +406,10 @@ class VideoGenerationPipeline(DiffusionPipeline):
                     notes,
                 )
             )
+            if len(negatives) not in (1, len(texts)):
+                raise ValueError(
+                    f"`negative_prompt_embeds` must hold one text or one for each of {len(texts)} prompts, got {len(negatives)}."
+                )
             negatives = negatives * len(texts) if len(negatives) == 1 else negatives
         own_interval = None if interval == self.default_guidance_interval else interval  # replays pass the default too
         notes.extend(notes_without_guidance(scale, own_interval, guidance_method, guidance_rescale, negative))
@@ -424,8 +438,10 @@ class VideoGenerationPipeline(DiffusionPipeline):
             )
             for camera_plan in camera_plans
         ]
-        if latents is not None and len(latents) != num_videos:
-            raise ValueError(f"`latents` must hold one entry for each of {num_videos} videos, got {len(latents)}.")
+        channels, *size = self._latent_size(plan)
+        wanted = [num_videos, channels, num_latent_frames(plan.num_frames, self.scale_factor_temporal), *size]
+        if latents is not None and list(latents.shape) != wanted:
+            raise ValueError(f"`latents` must have the shape {wanted} for these videos, got {list(latents.shape)}.")
 
         # Videos, one by one unless batches were asked for
         transformer = self.transformer_of(quality)
@@ -433,9 +449,10 @@ class VideoGenerationPipeline(DiffusionPipeline):
         self._num_timesteps = num_batches * len(windows) * steps
         self.interrupt = False
         self.checkpoint = None
-        resume_from, self.resume_from = self.resume_from, None
-        if resume_from is not None and num_videos > 1:
-            raise ValueError(f"`resume_from` must be used for one video at a time, got {num_videos}.")
+        if resume_from is not None:
+            if num_videos > 1:
+                raise ValueError(f"`resume_from` must be used for one video at a time, got {num_videos}.")
+            self._check_checkpoint(resume_from, plan, windows, steps)
         results = []
         references = [self.encode_video(picture[None, :, None]) for picture in conditions.references]
         guides = {frame: self.encode_video(picture[None, :, None]) for frame, picture in conditions.guides.items()}
@@ -493,6 +510,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
             "num_videos_per_prompt": num_videos_per_prompt,
             "batch_size": batch_size,
             "prompts": read,
+            "negative_prompts": negative_prompts,
             **(requested or {}),
         }
         return VideoPipelineOutput(
@@ -507,6 +525,26 @@ class VideoGenerationPipeline(DiffusionPipeline):
             conditioning=conditions.pictures,
             settings=settings,
         )
+
+    def _check_checkpoint(
+        self, checkpoint: Checkpoint, plan: Plan, windows: Sequence[tuple[int, int]], num_steps: int
+    ) -> None:
+        """Raises `ValueError` where a checkpoint cannot be of a request like this."""
+        fits = 0 <= checkpoint.window < len(windows) and 0 <= checkpoint.step <= num_steps
+        if fits:
+            channels, *size = self._latent_size(plan)
+            length = num_latent_frames(windows[checkpoint.window][1], self.scale_factor_temporal)
+            fits = list(checkpoint.latents.shape) == [1, channels, length, *size]
+        if not fits:
+            raise ValueError(
+                f"`resume_from` must be a checkpoint of the same request, got one at window {checkpoint.window}, step "
+                f"{checkpoint.step}, with latents {list(checkpoint.latents.shape)}."
+            )
+
+    def _latent_size(self, plan: Plan) -> tuple[int, int, int]:
+        """Channels, height and width of the latents."""
+        scale = int(self.vae.config.scale_factor_spatial)
+        return int(self.vae.config.latent_channels), plan.height // scale, plan.width // scale
 
     def _run_timeline(
         self,
@@ -525,11 +563,6 @@ class VideoGenerationPipeline(DiffusionPipeline):
         generators = sampling["generators"]
         batch = len(generators)
         scale = self.scale_factor_temporal
-        latent_size = (
-            int(self.vae.config.latent_channels),
-            plan.height // int(self.vae.config.scale_factor_spatial),
-            plan.width // int(self.vae.config.scale_factor_spatial),
-        )
         video: Tensor | None = None
         if conditions.source is not None:
             video = conditions.source[None].expand(batch, -1, -1, -1, -1).to(self._execution_device)
@@ -545,7 +578,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
             here = sorted(frame for frame in guides if start + num_known <= frame < start + length)
             frames = build_frames(
                 num_latent_frames(length, scale),
-                latent_size,
+                self._latent_size(plan),
                 batch_size=batch,
                 fps=plan.fps,
                 scale_factor_temporal=scale,
@@ -637,8 +670,15 @@ class VideoGenerationPipeline(DiffusionPipeline):
         return read, texts, plans, vectors
 
     def _read_negative(
-        self, negative_prompt: str | Sequence[str] | None, num_prompts: int, negative_prompt_embeds: Tensor | None
+        self,
+        negative_prompt: str | Sequence[str] | None,
+        num_prompts: int,
+        negative_prompt_embeds: Tensor | None,
+        literal_prompt: bool,
+        adjusted: list[str],
+        notes: list[str],
     ) -> list[str] | None:
+        """Negative prompts as they were read, None with embeddings."""
         if negative_prompt_embeds is not None:
             if negative_prompt is not None:
                 raise ValueError("`negative_prompt` and `negative_prompt_embeds` must not both be given.")
@@ -648,7 +688,13 @@ class VideoGenerationPipeline(DiffusionPipeline):
             raise ValueError(
                 f"`negative_prompt` must be one text or one for each of {num_prompts} prompts, got {len(texts)}."
             )
-        return [check_prompt(text, "negative_prompt", allow_empty=True) for text in texts]
+        read = []
+        for text in texts:
+            wording = read_negative_prompt(text, self.vocabulary, literal_prompt)
+            adjusted.extend(note for note in wording.notes if note not in adjusted)
+            notes.extend(vocabulary_warnings(wording.prompt, self.vocabulary))
+            read.append(wording.prompt)
+        return read
 
     def _texts(
         self, prompts: list[str] | None, embeds: Tensor | None, mask: Tensor | None, name: str, notes: list[str]

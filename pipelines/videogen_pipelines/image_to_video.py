@@ -70,11 +70,14 @@ class ImageToVideoPipeline(VideoGenerationPipeline):
         Raises:
             ValueError: no image at all, two for one frame, or anything `TextToVideoPipeline` refuses.
         """
+        resume_from = self.take_checkpoint()
         plan = self.plan(height, width, num_frames, duration, fps)
         keyframes = dict(keyframes or {})
         numbers = keyframe_numbers(list(keyframes), plan.num_frames, plan.fps, plan.adjusted)
         asked: dict[int, tuple[str, ImageInput]] = {}
         if image is not None:
+            if plan.num_frames == 1:
+                raise ValueError("`image` must be left out for a clip of one frame, which it would be itself.")
             asked[0] = ("image", image)
         for number, (time, picture) in zip(numbers, keyframes.items(), strict=True):
             if number in asked:
@@ -95,6 +98,7 @@ class ImageToVideoPipeline(VideoGenerationPipeline):
         return self.generate(
             plan,
             conditions,
+            resume_from=resume_from,
             prompt=prompt,
             negative_prompt=negative_prompt,
             num_inference_steps=num_inference_steps,

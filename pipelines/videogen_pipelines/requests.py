@@ -22,6 +22,7 @@ from videogen.conditioning.camera import (
     pool_camera,
 )
 from videogen.conditioning.camera_words import read_camera_words
+from videogen.conditioning.prompt import check_prompt
 from videogen.conditioning.wording import Read, read_words
 
 if TYPE_CHECKING:  # checking a request is for programs without torch too (the server's front)
@@ -140,6 +141,7 @@ def check_length(
                 f"`duration` {duration:g} s became {num_frames / fps:.2f} s ({num_frames} frames at {fps:g} per "
                 f"second), {why}."
             )
+        _check_makes_clips(lengths, num_frames, "duration")
         return num_frames
     if num_frames is None:
         if not lengths:
@@ -154,7 +156,15 @@ def check_length(
             f"`num_frames` must be a length the model was trained on ({shown}) or longer, got {num_frames}; "
             f"use {min(lengths, key=lambda length: abs(length - num_frames))}."
         )
+    _check_makes_clips(lengths, num_frames, "num_frames")
     return num_frames
+
+
+def _check_makes_clips(lengths: Sequence[int], num_frames: int, name: str) -> None:
+    if num_frames > 1 and lengths and lengths[-1] == 1:
+        raise ValueError(
+            f"`{name}` must be left out for a model of single pictures, which makes no clip of {num_frames} frames."
+        )
 
 
 def check_grid(num_frames: int, scale_factor_temporal: int) -> None:
@@ -285,6 +295,23 @@ def settle_quality(
 def read_prompt(prompt: str, vocabulary: Mapping[str, Any] | None, literal_prompt: bool = False) -> Read:
     """A prompt as the model is given it: unknown words read as the nearest known ones, unless it is to be taken literally."""
     return Read(prompt) if literal_prompt else read_words(prompt, vocabulary)
+
+
+def read_negative_prompt(
+    negative_prompt: str, vocabulary: Mapping[str, Any] | None, literal_prompt: bool = False
+) -> Read:
+    """What to keep away from, checked and read as `read_prompt` reads a prompt.
+
+    Raises:
+        ValueError: it cannot be a prompt, or holds camera commands.
+    """
+    text = check_prompt(negative_prompt, "negative_prompt", allow_empty=True)
+    commands = [name for segment in parse_camera(text).segments for name in segment]
+    if commands:
+        raise ValueError(
+            f"`negative_prompt` must not hold camera commands, got [{commands[0]}]; ask for the wanted ones in `prompt`."
+        )
+    return read_prompt(text, vocabulary, literal_prompt)
 
 
 def read_camera(prompt: str, camera: CameraInput | None) -> tuple[CameraPlan, CameraInput | None]:

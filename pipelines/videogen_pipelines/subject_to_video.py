@@ -68,6 +68,7 @@ class SubjectToVideoPipeline(VideoGenerationPipeline):
         Raises:
             ValueError: no picture or more than two, or anything `TextToVideoPipeline` refuses.
         """
+        resume_from = self.take_checkpoint()
         plan = self.plan(height, width, num_frames, duration, fps)
         given: Sequence = subject_images if isinstance(subject_images, list | tuple) else [subject_images]
         pictures: list[ImageInput] = [picture for picture in given if picture is not None]
@@ -88,6 +89,7 @@ class SubjectToVideoPipeline(VideoGenerationPipeline):
         return self.generate(
             plan,
             conditions,
+            resume_from=resume_from,
             prompt=prompt,
             negative_prompt=negative_prompt,
             num_inference_steps=num_inference_steps,

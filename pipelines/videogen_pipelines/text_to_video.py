@@ -93,10 +93,12 @@ class TextToVideoPipeline(VideoGenerationPipeline):
             FloatingPointError: the result is not finite.
             GenerationCancelled: `pipe.interrupt` was set to True.
         """
+        resume_from = self.take_checkpoint()
         plan = self.plan(height, width, num_frames, duration, fps)
         return self.generate(
             plan,
             Conditions(),
+            resume_from=resume_from,
             prompt=prompt,
             negative_prompt=negative_prompt,
             num_inference_steps=num_inference_steps,

@@ -95,10 +95,13 @@ class VideoExtensionPipeline(VideoGenerationPipeline):
         Raises:
             ValueError: no or an unusable video, or anything `TextToVideoPipeline` refuses.
         """
+        resume_from = self.take_checkpoint()
         if video is None:
             raise ValueError("`video` must be given; without one use text to video.")
         if output_type == "latent":
             raise ValueError("`output_type` must be 'np', 'pt' or 'pil' for an extension, got 'latent'.")
+        if self.trained_num_frames == 1:
+            raise ValueError("`video` cannot be continued by a model of single pictures; use one that makes clips.")
         fps = check_fps(fps, self.vocabulary)
         height, width = (
             check_size(None, None, self.vocabulary, self._size_multiple()) if self.vocabulary else (None, None)
@@ -119,6 +122,7 @@ class VideoExtensionPipeline(VideoGenerationPipeline):
         output = self.generate(
             plan,
             Conditions(source=source[:, -overlap:], keep_source=True),
+            resume_from=resume_from,
             prompt=prompt,
             negative_prompt=negative_prompt,
             num_inference_steps=num_inference_steps,
@@ -214,14 +218,14 @@ def _read_frames(video: VideoInput, video_fps: float | None, fps: float) -> tupl
 
 
 def _resample(frames: list[np.ndarray], video_fps: float, fps: float, adjusted: list[str]) -> list[np.ndarray]:
-    """The nearest frame at each tick of `fps`."""
+    """The frame that is shown at each tick of `fps`, as training reads videos."""
     if abs(video_fps - fps) < 1e-3:
         return frames
     count = resampled_num_frames(len(frames), video_fps, fps)
     adjusted.append(
         f"`video` was resampled from {video_fps:g} to {fps:g} frames per second ({len(frames)} became {count} frames)."
     )
-    return [frames[min(len(frames) - 1, round(i / fps * video_fps))] for i in range(count)]
+    return [frames[min(len(frames) - 1, int(i / fps * video_fps + 1e-6))] for i in range(count)]
 
 
 def _fit_frames(frames: list[np.ndarray], height: int, width: int, adjusted: list[str]) -> torch.Tensor:

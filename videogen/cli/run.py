@@ -118,7 +118,10 @@ def generate_files(
                 if sentence not in said:
                     said.add(sentence)
                     typer.echo(f"{kind}: {sentence}", err=True)
-        told = {"prompt": result.settings["prompts"][0], "asked_prompt": settings["prompt"].strip()}
+        read = result.settings
+        told = {"prompt": read["prompts"][0], "asked_prompt": settings["prompt"].strip()}
+        if read["negative_prompts"]:
+            told["negative_prompt"] = read["negative_prompts"][0]
         receipt = make_receipt(task, {**settings, **told}, inputs, result, frames, model_hash, str(pipe.device))
         for number, score in enumerate(receipt.identity, 1):
             typer.echo(f"Identity of subject {number}: mean {score.mean:.2f}, worst frame {score.worst:.2f} (0 to 1).")

@@ -332,12 +332,13 @@ class Planner:
             adjusted.extend(stored.adjusted)
         try:
             prompt = check_prompt(ask.prompt)
-            negative = check_prompt(ask.negative_prompt, "negative_prompt", allow_empty=True)
             literal = ask.literal_prompt or (ask.strict and "literal_prompt" not in ask.model_fields_set)
+            avoided = rules.read_negative_prompt(ask.negative_prompt, self.words_vocabulary, literal)
+            negative = avoided.prompt
             read = rules.read_prompt(prompt, self.words_vocabulary, literal)
             asked_prompt = prompt if read.prompt != prompt else None
             prompt = read.prompt
-            adjusted.extend(read.notes)
+            adjusted.extend(dict.fromkeys((*read.notes, *avoided.notes)))
             if ask.prompt_optimizer:
                 rewritten = optimize_prompt(
                     prompt, self.lexicon, has_subject=task == "subject", camera_given=ask.camera is not None
@@ -350,7 +351,8 @@ class Planner:
             if not plan.prompt_without_brackets:
                 raise ValueError("`prompt` must not be empty beside its camera commands; say what the video shows.")
             adjusted.extend(plan.notes)
-            warnings.extend(vocabulary_warnings(plan.prompt_without_brackets, self.words_vocabulary))
+            for text in (plan.prompt_without_brackets, negative):
+                warnings.extend(vocabulary_warnings(text, self.words_vocabulary))
             warnings.extend(self._camera_warnings(plan.segments))
 
             fps = self._fps(ask, adjusted)
