@@ -156,6 +156,7 @@ def test_worker_processes_change_nothing(ground, tmp_path):
 def test_only_stage_does_without_a_cache():
     stage = ("loose_caption_share", "action_caption_share", "unnamed_share")
     folder = ["data.source=folder", "data.path=x", *(f"data.{name}=0" for name in stage)]
+    folder += ["data.chinese_share=0.25", "data.camera_vector_share=0.5"]  # as where nothing is said
     with pytest.raises(ValueError, match="must name a folder when"):
         load_config("configs/train/t2v_tiny_gpu.yaml", folder)
     with pytest.raises(ValueError, match=r"`data.pool` must hold the new clips of a step, .*, got 70 for 80"):

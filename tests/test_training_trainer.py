@@ -16,14 +16,15 @@ from tiny_models import write_training_files
 
 from videogen.conditioning.camera import CAMERA_AXES, camera_frame_vectors, pool_camera
 from videogen.data.folder import read_captions, read_clip
-from videogen.data.stage import camera_amounts
-from videogen.data.video import write_video
+from videogen.data.stage import camera_amounts, held_out_pairs
+from videogen.data.video import read_video, write_video
 from videogen.models.text_encoder import TextEncoder
+from videogen.models.text_tokenizer import BytePairTokenizer
 from videogen.models.transformer import VideoTransformer
 from videogen.training.batches import FUNCTION_WORDS, BatchMaker, _most_emphasis, loosen, name_the_subject
 from videogen.training.checkpoint import list_checkpoints
 from videogen.training.config import DataConfig, TrainConfig, load_config
-from videogen.training.latent_cache import LatentCache, build_cache, fingerprint, guide_frames
+from videogen.training.latent_cache import LatentCache, build_cache, clip_story, fingerprint, guide_frames
 from videogen.training.schedule import TimeBox
 from videogen.training.trainer import Trainer, load_vae, train
 
@@ -158,6 +159,8 @@ def test_decay_now_ends_the_run_a_few_steps_later(ground):
     assert rates[1] > rates[2] > rates[3] > rates[4] > 0
     # The decay is remembered by the run.
     assert Trainer(_config(ground, folder), resume=True).last_step == 5
+    cancelled = _config(ground, folder, schedule={"decay_start": None, "num_steps": 9})
+    assert Trainer(cancelled, resume=True).last_step == 9
 
 
 def test_init_from_starts_anew_with_given_weights(ground, whole_run):
@@ -184,6 +187,38 @@ def test_a_resumed_run_reads_text_as_the_weights_it_began_with(ground, whole_run
     Trainer(_config(ground, ground / "from_given", schedule={"num_steps": 1}), init_from=str(given)).run()
     resumed = Trainer(_config(ground, ground / "from_given", schedule={"num_steps": 2}), resume=True)
     assert [list(merge) for merge in resumed.text_tokenizer.merges] == content["merges"]
+
+
+def test_a_text_tokenizer_left_by_an_attempt_that_broke_off_is_not_used(ground, whole_run):
+    config = _config(ground, ground / "second_attempt", schedule={"num_steps": 1})
+    BytePairTokenizer.train(["he he he"], 262).save_pretrained(str(ground / "second_attempt" / "tokenizer"))
+    trainer = Trainer(config, init_from=str(whole_run[0] / "weights"))
+    given = BytePairTokenizer.from_pretrained(str(whole_run[0] / "weights" / "tokenizer"))
+    assert trainer.text_tokenizer.merges == given.merges
+
+
+def test_weights_read_on_what_they_could_read_though_new_captions_lack_it(ground, whole_run, folder_of_videos):
+    data = {"source": "folder", "path": str(folder_of_videos), "cache": str(ground / "words"), "num_validation": 2}
+    config = _config(ground, ground / "other_words", data=data)
+    trainer = Trainer(config, init_from=str(whole_run[0] / "weights"))
+    given = BytePairTokenizer.from_pretrained(str(whole_run[0] / "weights" / "tokenizer"))
+    assert set(trainer.text_tokenizer.unused) <= set(given.unused)
+    assert trainer.text_tokenizer.encode("a fox jumps in the snow") == given.encode("a fox jumps in the snow")
+
+
+def test_a_resumed_run_has_the_network_it_began_with_and_another_is_refused(ground, whole_run):
+    given = ground / "windowed"
+    shutil.copytree(whole_run[0] / "weights", given)
+    file = given / "transformer" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"window": 1}))
+    output = ground / "from_windowed"
+    for asked in ({}, {"window": 2}):  # the model file has null
+        with pytest.raises(ValueError, match=r"`transformer.window` must be 1 as in the weights of `--init-from`"):
+            Trainer(_config(ground, output, transformer=asked), init_from=str(given))
+    asked = {"transformer": {"window": 1}, "schedule": {"num_steps": 1}}
+    Trainer(_config(ground, output, **asked), init_from=str(given)).run()
+    resumed = Trainer(_config(ground, output, schedule={"num_steps": 2}), resume=True)
+    assert resumed.model.transformer.config.window == 1
 
 
 def test_time_limit_stops_with_a_checkpoint(ground):
@@ -250,6 +285,23 @@ def test_cache_is_deterministic_and_goes_on_where_it_stopped(ground, whole_run, 
     assert mine.guides.shape[2] == len(guide_frames(17)) == 4
     with pytest.raises(ValueError, match=r"`data.cache` must be made with the run's settings.*seed = 3"):
         build_cache(config.data, 4, vae)
+
+
+def test_a_cache_grows_within_a_shard(ground, whole_run, tmp_path):
+    data = {"cache": str(tmp_path / "cache"), "num_clips": 13}
+    config = _config(ground, tmp_path / "run", data=data)
+    build_cache(config.data, config.seed, load_vae(config.tokenizer))
+    more = _config(ground, tmp_path / "run", data=data | {"num_clips": 24})
+    built = []
+    build_cache(more.data, more.seed, load_vae(config.tokenizer), lambda done, total: built.append(total))
+    assert len(LatentCache(more.data)) == 24 and built == [2, 2, 2]  # the second shard is full now, the third is new
+    first = LatentCache(_config(ground, tmp_path).data)
+    assert torch.equal(LatentCache(more.data).clips, first.clips)
+
+
+def test_pictures_of_subjects_show_no_held_out_pair():
+    data = DataConfig(rung="rung1")
+    assert not any(held_out_pairs(pose) for number in range(300) for pose in clip_story(data, 0, number)[1])
 
 
 def test_clips_have_a_seed_of_their_own_and_decoders_do_not_matter(ground, whole_run, tmp_path):
@@ -412,11 +464,13 @@ def test_loose_captions_keep_every_word_that_matters():
         found = caption.replace(",", " ").replace(":", " ").split()
         assert sorted(word for word in found if word not in FUNCTION_WORDS) == words
         assert "car moves left" in caption and "zooms in" in caption  # order within a clause stays
-    assert len({caption.index("downtown") < caption.index("car") for caption in loose}) == 2
+        # The order stays as well: another would bring back those that are held out.
+        assert caption.index("downtown") < caption.index("car") < caption.index("dark") < caption.index("zooms")
     assert any("the dark" not in caption for caption in loose)
     text = "白天,一个企鹅在沙滩上向左移动, 镜头左摇"
     chinese = {loosen(text, random.Random(seed), "zh", 0.0) for seed in range(20)}
     assert len(chinese) > 5
+    assert all(caption.index("白天") < caption.index("企鹅") < caption.index("左摇") for caption in chinese)
     assert all(
         all(word in caption for word in ("白天", "企鹅", "沙滩上", "向左移动", "镜头左摇")) for caption in chinese
     )
@@ -557,11 +611,61 @@ def test_videos_are_cropped_resampled_and_scaled(folder_of_videos):
     torch.testing.assert_close(read_clip(folder_of_videos / "clip3.mp4", 9, 32, 32, 6.0), clip[:, ::2])
 
 
+def test_a_video_recorded_upright_is_read_upright(tmp_path):
+    frames = torch.zeros(9, 48, 96, 3, dtype=torch.uint8)
+    frames[:, :, :48, 0] = 255  # red on the left
+    write_video(tmp_path / "a.mp4", frames.numpy(), 12.0)
+    # The track's matrix turns by 90 degrees, as phones write it.
+    one, turn = (1 << 16).to_bytes(4, "big"), (0xFFFF0000).to_bytes(4, "big")
+    zero = bytes(4)
+    plain = one + zero * 3 + one
+    content = (tmp_path / "a.mp4").read_bytes()
+    place = content.index(plain, content.index(b"tkhd"))
+    turned = zero + one + zero + turn + zero
+    (tmp_path / "b.mp4").write_bytes(content[:place] + turned + content[place + len(plain) :])
+    clip = read_clip(tmp_path / "b.mp4", 9, 96, 48, 12.0)
+    assert clip[0, 4, :40].mean() > 0.8 and clip[0, 4, 56:].mean() < -0.8  # red above
+    shown = torch.from_numpy(read_video(tmp_path / "b.mp4").frames).permute(3, 0, 1, 2) / 127.5 - 1
+    assert (clip - shown).abs().mean() < 0.03
+
+
+def test_changed_captions_and_added_videos_are_encoded_anew(ground, folder_of_videos, tmp_path):
+    folder = tmp_path / "videos"
+    shutil.copytree(folder_of_videos, folder)
+    lines = (folder / "captions.jsonl").read_text().splitlines()
+    (folder / "captions.jsonl").write_text("\n".join(lines[:12]))
+    data = {"source": "folder", "path": str(folder), "cache": str(tmp_path / "cache"), "mid_clip_share": 1.0}
+    config = _config(ground, tmp_path / "run", data=data)
+
+    def built() -> int:
+        shards = []
+        build_cache(config.data, config.seed, load_vae(config.tokenizer), lambda done, total: shards.append(total))
+        return shards[0] if shards else 0
+
+    assert built() == 2 and built() == 0
+    lines[11] = lines[11].replace("white", "grey")
+    (folder / "captions.jsonl").write_text("\n".join(lines[:15]))
+    assert built() == 1 and built() == 0
+    cache = LatentCache(config.data)
+    assert len(cache) == 15 and "grey square" in cache.records[11]["caption"]
+    assert len(cache.windows) == 15
+    config = _config(ground, tmp_path / "run", data=data | {"mid_clip_share": 0.0, "cache": str(tmp_path / "none")})
+    assert built() == 2 and len(LatentCache(config.data).windows) == 0
+    with pytest.raises(ValueError, match=r"`data.chinese_share` must be left out when `data.source` is 'folder'"):
+        DataConfig(source="folder", path="videos", chinese_share=0.5)
+
+
 def test_the_trainer_learns_from_a_folder_of_videos(ground, folder_of_videos, tmp_path, capsys):
     config = _config(
         ground,
         tmp_path / "run",
-        data={"source": "folder", "path": str(folder_of_videos), "cache": str(tmp_path / "cache"), "num_validation": 2},
+        data={
+            "source": "folder",
+            "path": str(folder_of_videos),
+            "cache": str(tmp_path / "cache"),
+            "num_validation": 2,
+            "mid_clip_share": 1.0,
+        },
         schedule={"num_steps": 8},
         log={"sample_prompts": ["a white square moves right"], "sample_every": 8, "sample_steps": 2},
     )

@@ -19,7 +19,6 @@ from torch import Tensor
 from videogen.conditioning.camera import parse_camera
 
 
-@lru_cache(maxsize=4)
 def read_captions(folder: str, captions: str = "captions.jsonl") -> list[dict[str, Any]]:
     """The entries of a folder: dictionaries with `file` (an existing path) and `caption`.
 
@@ -30,8 +29,13 @@ def read_captions(folder: str, captions: str = "captions.jsonl") -> list[dict[st
     path = Path(folder) / captions
     if not path.is_file():
         raise ValueError(f"`data.captions` must be a file in `data.path`, {path} does not exist.")
+    return _read_entries(folder, path.read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=4)
+def _read_entries(folder: str, text: str) -> list[dict[str, Any]]:
     entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -95,7 +99,8 @@ def read_clip(path: str | Path, max_frames: int, height: int, width: int, fps: f
                     frames.append(shown)
                 if len(frames) >= max_frames:
                     break
-                shown = _fit(frame.to_ndarray(format="rgb24"), height, width)
+                upright = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+                shown = _fit(np.ascontiguousarray(upright), height, width)
             end = (time - first + 1 / rate) if shown is not None and first is not None else 0.0
             while shown is not None and len(frames) < max_frames and len(frames) / fps < end - 0.5e-3:
                 frames.append(shown)

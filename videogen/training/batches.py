@@ -137,11 +137,11 @@ class ClipList(Protocol):
 
     Attributes:
         max_references: pictures of subjects that a clip has at most.
-        has_windows: whether windows from mid-clip can be drawn in every step.
+        window_share: how many windows from mid-clip there are for each clip; above 0 they can be drawn in every step.
     """
 
     max_references: int
-    has_windows: bool
+    window_share: float
 
     def choose(self, chooser: random.Random, step: int, count: int) -> list[int]:
         """Clip numbers to train on in a step."""
@@ -185,7 +185,7 @@ class CacheClips:
         self.max_references = cache.references.shape[2] if cache.has_references else 0
         self._clip_of_window = cache.window_index.tolist()
         self._windows = [i for i, clip in enumerate(self._clip_of_window) if clip < self.num_train]
-        self.has_windows = bool(self._windows)
+        self.window_share = len(self._windows) / self.num_train
         if config.data.source == "stage":
             from videogen.data.stage import ClipSpec
 
@@ -287,6 +287,12 @@ class BatchDrawer:
             indices = [index for index in indices if self._may_show(index, task)] or indices
         return self._draw(task, indices, chooser, random.Random(0), None)
 
+    def _from_windows(self, layout: random.Random) -> bool:
+        """Whether a continuation is learnt from windows cut from mid-clip: of Stage wherever there are any; of a folder, where only
+        the longer videos have one, in proportion, so that these are not all that is seen."""
+        share = self.clips.window_share
+        return share > 0 if self.config.data.source == "stage" else layout.random() < share
+
     def _draw(
         self, task: str, indices: list[int], chooser: random.Random, layout: random.Random, step: int | None
     ) -> Draw:
@@ -299,7 +305,7 @@ class BatchDrawer:
             pairs = self.clips.choose_pairs(chooser, step, len(indices))
             if pairs:
                 num_subjects, indices = 2, pairs
-        if step is not None and task == "extend" and self.clips.has_windows:
+        if step is not None and task == "extend" and self._from_windows(layout):
             windows, indices = self.clips.choose_windows(chooser, step, len(indices))
         shown_guide, num_known = None, 0
         guides: tuple[int, ...] = ()
@@ -500,10 +506,11 @@ class BatchMaker(BatchDrawer):
 
 
 def loosen(caption: str, chooser: random.Random, language: str, unknown_share: float = 0.05) -> str:
-    """A caption as people write it who do not know the grammar: clauses in another order, other marks between them, small words
-    missing, and words among them that mean nothing to the model, some of them instead of others.
+    """A caption as people write it who do not know the grammar: other marks between its clauses, small words missing, and words
+    among them that mean nothing to the model, some of them instead of others.
 
-    The grammar's few phrases would otherwise be learnt as such, and a prompt with an unknown word in it be misread.
+    The grammar's few phrases would otherwise be learnt as such, and a prompt with an unknown word in it be misread. The order stays
+    that of the caption: the grammar's own free order leaves out what is held out for evaluation, and another shuffle would not.
 
     Args:
         caption: of the grammar.
@@ -513,7 +520,6 @@ def loosen(caption: str, chooser: random.Random, language: str, unknown_share: f
             are replaced by one.
     """
     clauses = [clause.strip() for clause in caption.split(",")]
-    chooser.shuffle(clauses)
     if language == "zh":
         clauses = [re.sub("一个|的|在", lambda m: "" if chooser.random() < 0.3 else m[0], clause) for clause in clauses]
         clauses = ["".join(_with_unknown(clause, chooser, unknown_share, _unknown_character)) for clause in clauses]

@@ -39,7 +39,8 @@ class DataConfig(Section):
         reuse: without a cache, how often a clip is drawn on average before it is forgotten.
         workers: processes that build the cache, each with its share of the cores, or that draw clips and words ahead of the
             device; 1 = none but the run's own.
-        mid_clip_share: share of clips that also get a window cut from mid-clip (task "extend").
+        mid_clip_share: share of clips that also get a window cut from mid-clip (task "extend"); of a folder's, of those that are long
+            enough.
         chinese_share: share of Chinese captions (Stage).
         camera_vector_share: share of clips whose camera move is told by vector instead of words (Stage).
         loose_caption_share: share of captions in free order, small words left out, unknown words put in (Stage).
@@ -107,6 +108,11 @@ class DataConfig(Section):
             raise ValueError(
                 "`data.unnamed_share` must be 0 when `data.source` is 'folder': unnamed actors play in Stage."
             )
+        for name in ("chinese_share", "camera_vector_share"):
+            if self.source == "folder" and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"`data.{name}` must be left out when `data.source` is 'folder': its captions say how."
+                )
         if self.source == "folder" and not self.cache:
             raise ValueError("`data.cache` must name a folder when `data.source` is 'folder'; only Stage does without.")
         return self

@@ -34,7 +34,7 @@ from videogen.training.config import (
 )
 from videogen.training.export import export_weights
 from videogen.training.schedule import TimeBox
-from videogen.training.trainer import Trainer, VideoModel, carry_through
+from videogen.training.trainer import Trainer, VideoModel, carry_through, load_networks
 
 _UNUSED = ("model", "transformer", "curriculum", "router")
 
@@ -117,15 +117,15 @@ class Distiller(Trainer):
             ids, mask = ids[:, :length].to(self.device), mask[:, :length].to(self.device)
             self.no_text = self.model.text_encoder(ids, mask), mask.bool()
 
-    def _load_text_tokenizer(self, config: TrainConfig, init_from: str) -> Any:
+    def _load_text_tokenizer(self, config: TrainConfig, resume: bool, init_from: str) -> Any:
         from videogen.models.text_tokenizer import BytePairTokenizer
 
         assert isinstance(config, DistillConfig)
         return BytePairTokenizer.from_pretrained(str(Path(config.teacher) / "tokenizer"))
 
-    def _build_model(self, config: TrainConfig, init_from: str) -> VideoModel:
+    def _build_model(self, config: TrainConfig, resume: bool, init_from: str) -> VideoModel:
         assert isinstance(config, DistillConfig)
-        model = super()._build_model(config, config.teacher)
+        model = load_networks(Path(config.teacher))
         model.text_encoder.requires_grad_(False)
         self.teacher = copy.deepcopy(model.transformer).eval().requires_grad_(False)
         add_low_rank(model.transformer, config.rank, config.expert_rank)

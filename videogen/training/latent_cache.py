@@ -102,16 +102,17 @@ def stage_cast(data: DataConfig) -> Cast | None:
 
 def clip_story(data: DataConfig, seed: int, number: int) -> tuple[ClipSpec, list[ClipSpec], bool]:
     """What a clip of Stage shows; the picture of each of its actors elsewhere; whether a window is cut from its middle."""
-    from videogen.data.stage import rungs, sample_spec
+    from videogen.data.stage import held_out_pairs, rungs, sample_spec
 
     vocabulary, generator = rungs()[data.rung], random.Random(f"clip {seed} {number}")
     spec = sample_spec(generator, vocabulary)
     poses = []
     for shown in spec.actors:
-        other = sample_spec(generator, vocabulary)
-        while len(vocabulary.scenes) > 1 and other.scene == spec.scene:
+        pose = None
+        while pose is None or (len(vocabulary.scenes) > 1 and pose.scene == spec.scene) or held_out_pairs(pose):
             other = sample_spec(generator, vocabulary)
-        poses.append(replace(other, actors=(replace(other.actors[0], name=shown.name),), relation=None, event=None))
+            pose = replace(other, actors=(replace(other.actors[0], name=shown.name),), relation=None, event=None)
+        poses.append(pose)
     long = generator.random() < data.mid_clip_share
     cast = stage_cast(data)
     if cast is not None and generator.random() < data.unnamed_share:
@@ -175,13 +176,13 @@ def _folder_shard(
         parts["clips"].append(encode(vae, clip))
         parts["guides"].append(encode_images(vae, clip[:, :, list(guide_frames(data.num_frames))]))
         parts["references"].append(torch.zeros_like(parts["guides"][-1][:, :, :1]))
-        if video.shape[2] == data.num_frames + step:
+        wanted = random.Random(f"window {seed} {index}").random() < data.mid_clip_share
+        if wanted and video.shape[2] == data.num_frames + step:
             parts["windows"].append(encode(vae, video[:, :, step:]))
             chosen.append(position)
     tensors = {name: torch.cat(tensors) for name, tensors in parts.items() if tensors}
     tensors["window_index"] = torch.tensor(chosen, dtype=torch.int64)
-    records = [{key: value for key, value in entries[index].items() if key != "file"} for index in indices]
-    return tensors, records
+    return tensors, [_folder_record(data, entries[index]) for index in indices]
 
 
 def count_clips(data: DataConfig) -> int:
@@ -193,9 +194,31 @@ def count_clips(data: DataConfig) -> int:
     return len(read_captions(data.path, data.captions))
 
 
+def _folder_record(data: DataConfig, entry: dict[str, Any]) -> dict[str, Any]:
+    """What the cache keeps of a video: its name in the folder, by which a changed list is noticed, and its words."""
+    return {**entry, "file": Path(os.path.relpath(entry["file"], data.path)).as_posix()}
+
+
 def missing_shards(data: DataConfig, num_clips: int) -> list[int]:
-    folder = Path(data.cache)
-    return [i for i in range(-(-num_clips // data.shard_size)) if not (folder / f"shard-{i:05d}.jsonl").is_file()]
+    """The shards to make: those that are not there, that `num_clips` has outgrown, or whose videos or captions have changed."""
+    wanted: list[dict[str, Any]] | None = None
+    if data.source == "folder":
+        from videogen.data.folder import read_captions
+
+        wanted = [_folder_record(data, entry) for entry in read_captions(data.path, data.captions)]
+    missing = []
+    for shard in range(-(-num_clips // data.shard_size)):
+        here = slice(shard * data.shard_size, min((shard + 1) * data.shard_size, num_clips))
+        lines = Path(data.cache) / f"shard-{shard:05d}.jsonl"
+        records = _read_records(lines) if lines.is_file() else []
+        too_few = len(records) < here.stop - here.start
+        if too_few or (wanted is not None and records != wanted[here]):
+            missing.append(shard)
+    return missing
+
+
+def _read_records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
 
 
 def build_cache(
@@ -204,7 +227,8 @@ def build_cache(
     """Encode what the cache lacks. Shards appear atomically, so building may stop at any time and go on later.
 
     Args:
-        data: the run's `data` section; `num_clips` may grow between calls, the rest may not change.
+        data: the run's `data` section; `num_clips` may grow between calls, and a folder's videos and captions may change (the
+            shards they are in are made anew); the rest may not.
         seed: of the run.
         vae: a `CausalVideoAutoencoder` on the device to encode on.
         report: called with (shards done, shards to do).
@@ -334,8 +358,7 @@ class LatentCache:
     def _load(data: DataConfig) -> Iterator[tuple[dict[str, Tensor], list[dict]]]:
         for shard in range(-(-count_clips(data) // data.shard_size)):
             path = Path(data.cache) / f"shard-{shard:05d}"
-            records = [json.loads(line) for line in path.with_suffix(".jsonl").read_text("utf-8").splitlines()]
-            yield load_file(path.with_suffix(".safetensors")), records
+            yield load_file(path.with_suffix(".safetensors")), _read_records(path.with_suffix(".jsonl"))
 
     def __len__(self) -> int:
         return len(self.records)

@@ -48,7 +48,7 @@ class StreamClips:
         self.group_size = config.new_clips
         self.num_groups = data.pool // self.group_size
         self.group_windows = math.ceil(data.mid_clip_share * self.group_size)
-        self.has_windows = self.group_windows > 0
+        self.window_share = self.group_windows / self.group_size
 
     def groups(self, step: int) -> range:
         """The groups that are in the pool in a step."""
@@ -152,7 +152,7 @@ class StreamWork:
                 for clip, (_, poses) in enumerate(stories)
                 for actor in range(len(poses))
             ]
-        if "extend" in tasks and self.clips.has_windows and numbers[0] >= 0:
+        if "extend" in tasks and self.clips.window_share > 0 and numbers[0] >= 0:
             length = data.num_frames + data.num_frames // 2
             windows = plan_clips(specs[: self.clips.group_windows], num_frames=length, **size)
         plan = plan_clips(specs, num_frames=data.num_frames, **size)

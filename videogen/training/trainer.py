@@ -7,6 +7,7 @@ losses as one that was not.
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 import time
@@ -47,6 +48,9 @@ from videogen.training.sheets import default_prompts, draw_samples, write_sheet
 from videogen.training.signals import stop_requests
 
 AnyTrainer = TypeVar("AnyTrainer", bound="Trainer")
+
+NETWORK_FILE = "network.json"
+"""In a run's folder: what its networks were made with."""
 
 
 class VideoModel(nn.Module):
@@ -117,14 +121,14 @@ class Trainer:
         self.vae = load_vae(config.tokenizer).to(self.device)
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
-        self.text_tokenizer = self._load_text_tokenizer(config, init_from)
+        self.text_tokenizer = self._load_text_tokenizer(config, resume, init_from)
         self.batches = self._make_batches(config)
         data, scale = config.data, self.vae.config
         num_latent_frames = (data.num_frames - 1) // scale.scale_factor_temporal + 1
         height, width = data.height // scale.scale_factor_spatial, data.width // scale.scale_factor_spatial
         self.latent_size = (scale.latent_channels, num_latent_frames, height, width)
 
-        self.model = self._build_model(config, init_from)
+        self.model = self._build_model(config, resume, init_from)
         self.step = 0
         self.clips_seen = 0
         self.seconds = 0.0
@@ -173,35 +177,49 @@ class Trainer:
 
         build_cache(config.data, config.clip_seed, self.vae, report if missing else lambda done, total: None)
 
-    def _load_text_tokenizer(self, config: TrainConfig, init_from: str) -> Any:
+    def _load_text_tokenizer(self, config: TrainConfig, resume: bool, init_from: str) -> Any:
         from videogen.models.text_tokenizer import BytePairTokenizer
 
         saved = self.folder / "tokenizer"
-        if self.accelerator.is_main_process and not (saved / ".complete").is_file():
-            if init_from:  # kept in the run's folder: a resumed run must read text as the weights learnt to
-                tokenizer = BytePairTokenizer.from_pretrained(str(Path(init_from) / "tokenizer"))
-            else:
-                tokenizer = BytePairTokenizer.train(caption_corpus(config), config.text.vocab_size)
+        if self.accelerator.is_main_process and not resume:
+            # Kept in the run's folder: a resumed run must read text as the weights learnt to.
             seen = caption_corpus(config, rung_only=True)
-            tokenizer = BytePairTokenizer(tokenizer.merges).without_unseen(seen)
+            if init_from:
+                before = BytePairTokenizer.from_pretrained(str(Path(init_from) / "tokenizer"))
+                unused = set(before.unused) & set(BytePairTokenizer(before.merges).without_unseen(seen).unused)
+                tokenizer = BytePairTokenizer(before.merges, unused)  # what the weights can read, they can read on
+            else:
+                corpus = caption_corpus(config)
+                tokenizer = BytePairTokenizer.train(corpus, config.text.vocab_size).without_unseen(seen)
             tokenizer.save_pretrained(str(saved))
-            (saved / ".complete").touch()
         self.accelerator.wait_for_everyone()
         return BytePairTokenizer.from_pretrained(str(saved))
 
-    def _build_model(self, config: TrainConfig, init_from: str) -> VideoModel:
+    def _build_model(self, config: TrainConfig, resume: bool, init_from: str) -> VideoModel:
+        """The networks of a resumed run are those that it began with, whatever the model file says by now."""
         from videogen.models.text_encoder import TextEncoder
         from videogen.models.transformer import VideoTransformer
 
-        if init_from:
-            transformer = VideoTransformer.from_pretrained(str(Path(init_from) / "transformer")).float()
-            text_encoder = TextEncoder.from_pretrained(str(Path(init_from) / "text_encoder")).float()
-            return VideoModel(transformer, text_encoder)
+        kept = self.folder / NETWORK_FILE
+        if resume and kept.is_file():
+            networks = json.loads(kept.read_text(encoding="utf-8"))
+            return VideoModel(VideoTransformer(**networks["transformer"]), TextEncoder(**networks["text_encoder"]))
         sections = read_yaml(config.model)
         text_settings = {**sections.get("text_encoder", {}), "vocab_size": self.text_tokenizer.vocab_size}
-        text_encoder = TextEncoder(**text_settings)
         settings = {**sections.get("transformer", {}), **config.transformer, "latent_channels": self.latent_size[0]}
-        return VideoModel(VideoTransformer(**{**settings, "text_width": text_encoder.config.width}), text_encoder)
+        if init_from:
+            model = load_networks(Path(init_from))
+            del text_settings["vocab_size"]  # a row for every merge of the weights' own tokenizer
+            _check_same_network("transformer", settings, model.transformer.config)
+            _check_same_network("text_encoder", text_settings, model.text_encoder.config)
+        else:
+            text_encoder = TextEncoder(**text_settings)
+            settings["text_width"] = text_encoder.config.width
+            model = VideoModel(VideoTransformer(**settings), text_encoder)
+        if self.accelerator.is_main_process and not resume:
+            networks = {"transformer": _arguments(model.transformer), "text_encoder": _arguments(model.text_encoder)}
+            kept.write_text(json.dumps(networks, indent=1) + "\n", encoding="utf-8")
+        return model
 
     def _build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         settings = self.config.optimizer
@@ -492,6 +510,15 @@ def load_vae(folder: str) -> Any:
     return CausalVideoAutoencoder.from_pretrained(folder).eval().requires_grad_(False)
 
 
+def load_networks(folder: Path) -> VideoModel:
+    """Transformer and text encoder of a folder of exported weights, float32."""
+    from videogen.models.text_encoder import TextEncoder
+    from videogen.models.transformer import VideoTransformer
+
+    transformer = VideoTransformer.from_pretrained(str(folder / "transformer")).float()
+    return VideoModel(transformer, TextEncoder.from_pretrained(str(folder / "text_encoder")).float())
+
+
 @training_precision()
 def train(
     config: TrainConfig, resume: bool = False, init_from: str = "", box: TimeBox | None = None
@@ -512,12 +539,30 @@ def carry_through(
         trainer.batches.close()
 
 
+def _arguments(network: Any) -> dict[str, Any]:
+    """What a network of diffusers was made with."""
+    return {name: value for name, value in network.config.items() if not name.startswith("_")}
+
+
+def _check_same_network(name: str, asked: dict[str, Any], found: Any) -> None:
+    """Raises `ValueError` where a run asks for another network than the one whose weights it starts from."""
+    for key, value in asked.items():
+        wanted = list(value) if isinstance(value, list | tuple) else value
+        has = list(found[key]) if isinstance(found[key], list | tuple) else found[key]
+        if wanted != has:
+            raise ValueError(
+                f"`{name}.{key}` must be {has!r} as in the weights of `--init-from`, got {wanted!r}; name their `model` file."
+            )
+
+
 def _settle_decay(config: TrainConfig, state: dict[str, Any]) -> TrainConfig:
-    """On resume: "now" becomes the step resumed from, and a decay that has begun goes on though the config is silent."""
+    """On resume: "now" becomes the step resumed from, and a decay that was planned stays so where the config is silent; an
+    explicit null cancels it."""
     schedule = config.schedule
+    silent = "decay_start" not in schedule.model_fields_set
     if schedule.decay_start == "now":
         schedule = schedule.model_copy(update={"decay_start": state["step"]})
-    elif schedule.decay_start is None and state.get("decay_start") is not None:
+    elif silent and state.get("decay_start") is not None:
         schedule = schedule.model_copy(
             update={"decay_start": state["decay_start"], "decay_steps": state["decay_steps"]}
         )
