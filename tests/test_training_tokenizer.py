@@ -86,6 +86,20 @@ def test_init_from_starts_with_the_weights(tmp_path):
         training.train_tokenizer(small_config(output=str(tmp_path / "third")), resume=True)
 
 
+def test_a_resumed_run_has_the_network_it_began_with_and_another_is_refused(tmp_path):
+    training.train_tokenizer(small_config(output=str(tmp_path / "first"), steps=1))
+    given = training.load_tokenizer(tmp_path / "first").config
+    name = next(iter(SMALL["model"]))
+    with pytest.raises(ValueError, match=f"`model.{name}` must be .* as in `init_from`, got 'another'"):
+        training.train_tokenizer(
+            small_config(output=str(tmp_path / "second"), model={name: "another"}), init_from=tmp_path / "first"
+        )
+    silent = small_config(output=str(tmp_path / "second"), steps=1, model={})
+    training.train_tokenizer(silent, init_from=tmp_path / "first")
+    training.train_tokenizer(silent.model_copy(update={"steps": 2}), resume=True)
+    assert training.load_tokenizer(tmp_path / "second").config[name] == given[name]
+
+
 def test_a_frozen_encoder_keeps_latents_and_statistics(tmp_path):
     training.train_tokenizer(small_config(output=str(tmp_path / "first"), steps=6))
     config = small_config(output=str(tmp_path / "second"), steps=3, freeze_encoder=True)

@@ -288,7 +288,14 @@ def train_tokenizer(
     if device.type == "cuda":
         device = indexed(processes.device)
     torch.manual_seed(config.seed)
+    if resume:  # the network that the run began with, whatever the file says by now
+        config = config.model_copy(update={"model": read_yaml(folder / "config.yaml")["model"]})
     model = CausalVideoAutoencoder(**config.model) if init_from is None else load_tokenizer(init_from)
+    network = {name: value for name, value in model.config.items() if not name.startswith("_")}
+    for name, value in config.model.items() if init_from else ():
+        if network[name] != value:
+            raise ValueError(f"`model.{name}` must be {network[name]!r} as in `init_from`, got {value!r}.")
+    config = config.model_copy(update={"model": network})
     model.to(device).train()
     model.encoder.requires_grad_(not config.freeze_encoder)
     optimizers = make_optimizers(model, config)
