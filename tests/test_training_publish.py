@@ -96,6 +96,22 @@ def test_the_mean_with_what_the_run_began_from(run: Path, tmp_path: Path, capsys
     assert "an adapter for few steps, which fits no others" in capsys.readouterr().err
 
 
+def test_a_model_may_know_less_than_its_run_showed(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = tmp_path / "wide"
+    shutil.copytree(run, wide)
+    vocabulary = rungs()["rung2"].to_dict() | {"num_frames": [33], "max_length": 72}
+    (wide / "weights" / "vocabulary.json").write_text(json.dumps(vocabulary))
+    assert publish(wide, tmp_path / "mine", "--rung", "rung1") == 0
+    known = json.loads((tmp_path / "mine" / "vocabulary.json").read_text("utf-8"))
+    narrow = json.loads(json.dumps(rungs()["rung1"].to_dict()))
+    assert {name for name in known if known[name] != narrow.get(name)} == {"num_frames", "max_length"}
+    for rung, message in (("rung3", "at most the one that the run was trained on"), ("rung9", "must be one of rung1")):
+        assert publish(wide, tmp_path / "mine", "--rung", rung) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_no_folder_of_the_machine_is_published(run: Path, tmp_path: Path) -> None:
     assert publish(run, tmp_path / "mine") == 0
     for file in (tmp_path / "mine").rglob("*.json"):

@@ -22,11 +22,15 @@ def publish(
         Path | None,
         typer.Option(help="Publish the mean of the run's weights and these, which it began from (--init-from)."),
     ] = None,
+    rung: Annotated[
+        str | None,
+        typer.Option(help="Vocabulary of the model, if it is to know less than the run showed: rung1 to rung4."),
+    ] = None,
 ) -> None:
     """Put a run's weights and a video tokenizer together into one model folder."""
     from videogen.training.publish import publish as write
 
     sampling = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "guidance_interval": guidance_interval}
     given = {key: value for key, value in sampling.items() if value is not None}
-    folder = write(weights, tokenizer, output, given, average_with)
+    folder = write(weights, tokenizer, output, given, average_with, rung)
     typer.echo(f"wrote {folder}")

@@ -23,6 +23,7 @@ def publish(
     output: str | Path,
     sampling: dict[str, Any] | None = None,
     average_with: str | Path | None = None,
+    rung: str | None = None,
 ) -> Path:
     """Writes a model folder: `model_index.json`, the five components, `vocabulary.json` and `training.json`, and the adapter for few
     steps where the run has one.
@@ -37,6 +38,8 @@ def publish(
             `guidance_interval`.
         average_with: Exported weights, or a model, that the run began from (`--init-from`): what is published is the mean of
             the two (Wortsman et al. 2022, arXiv 2203.05482), which here keeps what the run unlearnt.
+        rung: Of Stage, at most the run's own: the vocabulary that the model is to have. A run on a wider one shows more combinations
+            of its words than the model can be trusted with yet.
 
     Raises:
         ValueError: If an input folder is not what it should be, the two do not fit, or `output` holds other things.
@@ -90,7 +93,8 @@ def publish(
         tokenizer=text_tokenizer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=summary["config"]["flow"]["shift"]),
     )
-    pipe.vocabulary = {**json.loads((weights / "vocabulary.json").read_text(encoding="utf-8")), **(sampling or {})}
+    known = json.loads((weights / "vocabulary.json").read_text(encoding="utf-8"))
+    pipe.vocabulary = {**(known if rung is None else _restricted(known, rung)), **(sampling or {})}
     temporary = output.with_name(f".{output.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     pipe.save_pretrained(temporary, max_shard_size=SHARD_SIZE)
@@ -99,6 +103,25 @@ def publish(
     _without_paths(temporary, summary)
     replace_folder(temporary, output)
     return output
+
+
+def _restricted(known: dict[str, Any], rung: str) -> dict[str, Any]:
+    """A vocabulary with the words of a rung alone.
+
+    Raises:
+        ValueError: There is no such rung, or it has words that are not known.
+    """
+    from videogen.data.stage import rungs
+
+    if rung not in rungs():
+        raise ValueError(f"`rung` must be one of {', '.join(rungs())}, got {rung!r}.")
+    narrow = rungs()[rung].to_dict()
+    lists = ("actors", "scenes", "lights", "motions", "speeds", "cameras", "events")
+    limits = ("max_actors", "max_camera_commands", "max_camera_segments")
+    unknown = [word for name in lists for word in narrow[name] if word not in known.get(name, ())]
+    if unknown or any(narrow[name] > known.get(name, 0) for name in limits):
+        raise ValueError(f"`rung` must be at most the one that the run was trained on, got {rung!r}.")
+    return {**known, **{name: narrow[name] for name in (*lists, *limits)}}
 
 
 @torch.no_grad()
