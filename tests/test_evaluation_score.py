@@ -9,6 +9,7 @@ import pytest
 
 from videogen.cli import main
 from videogen.data.video import write_video
+from videogen.evaluation.collection import load_collection
 from videogen.evaluation.sampling import SamplingSettings, sample_suite
 from videogen.evaluation.score import meta_of, score_folder
 from videogen.evaluation.suite import load_suite
@@ -116,6 +117,28 @@ def test_lists_give_each_dimension_its_prompts(folder) -> None:
     assert prompts["temporal_flickering"] == {"a cat", "a dog"}  # no prompt is meant for it
     everything = score_folder(folder, dimensions=CHEAP, prompts=path, baseline_clips=0, all_clips=True)
     assert len(everything["dynamic_degree@dis"][1]) == 4
+
+
+@pytest.mark.parametrize("samples", [None, 2])
+def test_prompts_that_test_flickering_have_clips_of_their_own_number(tmp_path, samples: int | None) -> None:
+    listed = [
+        {"prompt_en": "a still cat", "dimension": ["temporal_flickering"]},
+        {"prompt_en": "a dog", "dimension": ["dynamic_degree"]},
+        {"prompt_en": "a bird", "dimension": ["dynamic_degree"]},
+    ]
+    (tmp_path / "list.json").write_text(json.dumps(listed))
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    named = [f"a still cat-{index}" for index in range(25)] + ["a dog-0", "a dog-1", "a bird-0", "screen-2024"]
+    for name in named:
+        (clips / f"{name}.mp4").touch()
+    collection = load_collection(clips, tmp_path / "list.json", samples)
+    assert [clip.file for clip in collection.clips] == [
+        *(f"a still cat-{index}.mp4" for index in range(25)),
+        *(f"a {animal}-{index}.mp4" for animal in ("dog", "bird") for index in range(2)),
+    ]
+    assert collection.unexpected == ("screen-2024.mp4",)
+    assert (collection.about["samples"], collection.about["flickering_samples"]) == (2, 25)
 
 
 def test_too_short_a_clip_costs_its_score(tmp_path) -> None:

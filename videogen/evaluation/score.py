@@ -64,7 +64,7 @@ def score_folder(
         folder: made by `videogen evaluate sample`, or any folder of clips named `{prompt}-{index}.mp4`.
         dimensions: names of metrics; None = all that apply.
         prompts: list in VBench's schema for a folder without a manifest.
-        samples: clips per prompt that `prompts` calls for.
+        samples: clips per prompt that `prompts` calls for, see `load_collection`.
         scores: file that keeps what is judged.
         pictures: folder of the pictures that prompts name; None = that of the sampler.
         workers: processes on this machine.
