@@ -274,7 +274,7 @@ def test_summaries_have_intervals_and_bars():
     assert "75.0 %" in text and "59.8 .. 85.8" in text and "left out: image beyond (rung1 has no events)" in text
 
 
-def test_an_untrained_model_is_measured_and_goes_on(tmp_path):
+def test_an_untrained_model_is_measured_and_goes_on(tmp_path, monkeypatch):
     vocabulary = json.loads(json.dumps({**rungs()["rung1"].to_dict(), "num_inference_steps": 1}))
     tiny_pipeline(vocabulary).save_pretrained(tmp_path / "model")
     settings = TaskSettings(model=str(tmp_path / "model"), num_prompts=1)
@@ -287,6 +287,9 @@ def test_an_untrained_model_is_measured_and_goes_on(tmp_path):
     assert again == summary and calls == [(7, 7)]
     with pytest.raises(ValueError, match="`folder` must be new or belong to the same run"):
         run_tasks(replace(settings, split="test"), tmp_path / "run")
+    monkeypatch.setattr(stage_tasks, "checkers_version", lambda *judges: 0)
+    with pytest.raises(ValueError, match="which differs in checkers;"):
+        run_tasks(settings, tmp_path / "run")
 
 
 def test_an_unreadable_clip_is_wrong_in_everything(tmp_path):

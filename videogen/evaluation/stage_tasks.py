@@ -22,11 +22,12 @@ from videogen.data.stage.render import to_frames
 from videogen.data.stage.vocabulary import Vocabulary, rungs
 from videogen.data.video import read_video
 from videogen.evaluation.clip_jobs import Work, claim, run_jobs
+from videogen.evaluation.metrics.stage import checkers_version
 from videogen.evaluation.stage import check, look, nearest_actor
 from videogen.evaluation.stage.checks import Verdict
 from videogen.evaluation.stage.pictures import Jump, jump, nearest_frames, psnr
 from videogen.evaluation.stage_shape import DEFAULT_SHAPE, ClipShape, clip_shape
-from videogen.evaluation.stage_suite import Source, model_folder, weights_hash
+from videogen.evaluation.stage_suite import Source, model_folder, model_hashes
 from videogen.evaluation.stage_task_prompts import (
     TASKS,
     TASKS_VERSION,
@@ -146,7 +147,8 @@ def run_tasks(
     """Makes and judges all clips that `folder` does not hold yet, and summarises; arguments as in `videogen.evaluation.stage_suite.run_suite`.
 
     Returns:
-        See `summarise`; with `left_out` (measures that the rung cannot have, and why) and `about`: the settings and the hash of the prompts.
+        See `summarise`; with `left_out` (measures that the rung cannot have, and why) and `about`: the settings, the hashes of prompts and model, and the
+        version of the checkers.
 
     Raises:
         ValueError: The folder belongs to another run, or a setting is out of range.
@@ -165,7 +167,8 @@ def run_tasks(
     about = {
         "prompts": prompts_hash(settings.split, settings.rung),
         "prompts_version": TASKS_VERSION,
-        "weights": None if settings.source == "renders" else weights_hash(settings.model),
+        "checkers": checkers_version(__file__),
+        **model_hashes(settings.source, settings.model),
         **asdict(_shape(settings)),
         **asdict(settings),
     }
