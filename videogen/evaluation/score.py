@@ -114,7 +114,7 @@ def score_folder(
             file.flush()
             records[job["file"]] = _merged(records.get(job["file"]), record)
             report(total - len(jobs) + done, total)
-    return summarise(collection, plan, baselines, records, refused)
+    return summarise(collection, plan, baselines, records, refused, all_clips)
 
 
 def choose_metrics(
@@ -189,6 +189,7 @@ def summarise(
     baselines: Mapping[str, Sequence[str]],
     records: Mapping[str, Record],
     refused: Mapping[str, str],
+    all_clips: bool = False,
 ) -> dict[str, Any]:
     """Results in VBench's shape from judged clips."""
     names = [name for name in METRICS if any(name in metrics for metrics in plan.values())]
@@ -221,6 +222,7 @@ def summarise(
         "videogen": __version__,
         "collection": collection.about,
         "partial": bool(collection.about.get("partial")),
+        "all_clips": all_clips,
         "integrity": check_integrity(collection, records),
         "metrics": about,
         "not_computed": dict(refused),
