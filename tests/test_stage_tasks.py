@@ -201,6 +201,17 @@ def test_joins_of_an_extension():
         assert not jump(np.concatenate([still[:41], changed]), extension_joins()).smooth
 
 
+def test_an_extension_that_is_frozen_does_not_move():
+    shape = ClipShape(33, 16.0)
+    prompt = first("extend", "extend", motion="jumps")
+    frames = true_clip(prompt, shape)
+    right = judge(prompt, frames, shape.fps, shape).right
+    assert right["motion"] and all(right.values()), right
+    frozen = np.concatenate([frames[:33], frames[32:33].repeat(len(frames) - 33, 0)])
+    right = judge(prompt, frozen, shape.fps, shape).right
+    assert right["kept"] and not right["motion"]
+
+
 def test_a_camera_is_as_fast_as_asked():
     for command in ("Pan left", "Zoom in"):
         for amount in (0.5, 1.5):
@@ -319,4 +330,4 @@ def test_true_renders_pass_every_bar(rung, shape, tmp_path, monkeypatch):
         if "bar" in cell
     }
     missed = {key: value for key, value in found.items() if value < summary[key[0]][key[1]]["bar"]}
-    assert missed == {} and len(found) == 13 - (2 if left_out(rung) else 0), found
+    assert missed == {} and len(found) == 14 - (2 if left_out(rung) else 0), found

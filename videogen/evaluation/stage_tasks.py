@@ -94,6 +94,7 @@ MEASURES: dict[str, dict[str, Measure]] = {
         "kept": Measure("actor and scene right in the last clip length", 0.85),
         "actor": Measure("actor alone"),
         "scene": Measure("scene alone"),
+        "motion": Measure("prompted motion in the last clip length", 0.85),
         "no jump": Measure("no jump in colour or place at the joins", 0.98),
         "colour": Measure("colour across the worst join, 1 = as inside", None, "x"),
         "place": Measure("pixels across the worst join, 1 = as inside", None, "x"),
@@ -320,7 +321,7 @@ def _nothing(prompt: TaskPrompt) -> Judgement:
         "last": ("reached",),
         "keyframes": ("order",),
         "subject": ("two", "exchanged") if prompt.kind == "two" else ("nearest", "recognised", "scene and motion"),
-        "extend": ("kept", "actor", "scene", "no jump"),
+        "extend": ("kept", "actor", "scene", "no jump", *(("motion",) if prompt.asked["motion"] != "stays" else ())),
         "camera": ("obeyed",) if prompt.kind == "command" else (),
     }[prompt.task]
     values = {"image": {"first psnr": 0.0}, "last": {"psnr": 0.0}, "keyframes": {"psnr": 0.0}}.get(prompt.task, {})
@@ -416,6 +417,10 @@ def _judge_extension(
     right = {name: late[name].right for name in ("actor", "scene")}
     right["kept"] = all(right.values())
     right["no jump"] = worst.smooth
+    if prompt.asked["motion"] != "stays":  # which a frozen rest would pass
+        asked = {key: prompt.asked[key] for key in ("actor", "motion")}
+        late["motion"] = check(frames[-shape.num_frames :], fps, asked, vocabulary)["motion"]
+        right["motion"] = late["motion"].right
     return Judgement(right, asdict(worst), {name: verdict.seen for name, verdict in late.items()})
 
 
