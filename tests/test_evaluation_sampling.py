@@ -12,6 +12,7 @@ from PIL import Image
 from videogen.cli import main
 from videogen.data.video import read_video
 from videogen.evaluation import sampling
+from videogen.evaluation.clip_jobs import load_results
 from videogen.evaluation.collection import file_sha256, load_collection, read_manifest
 from videogen.evaluation.sampling import SamplingSettings, _claim, sample_suite
 from videogen.evaluation.spread import JobFailed, spread
@@ -150,6 +151,15 @@ def test_a_model_that_cannot_be_loaded_is_one_error(tmp_path) -> None:
     with pytest.raises((ValueError, OSError)):
         sample_suite(suite, tmp_path / "out", SamplingSettings(model=str(tmp_path / "weights")))
     assert read_manifest(tmp_path / "out") == {}
+
+
+def test_line_ends_inside_a_text_do_not_end_its_line(tmp_path) -> None:
+    prompt = "a cat\u2028and a dog\u0085in the snow"
+    line = json.dumps({"file": "a-0.mp4", "clip": "a-0", "prompt": prompt}, ensure_ascii=False)
+    for name in ("manifest.jsonl", "results-0.jsonl"):
+        (tmp_path / name).write_text(line + "\n" + line[:20], encoding="utf-8")
+    assert read_manifest(tmp_path)["a-0.mp4"]["prompt"] == prompt
+    assert load_results(tmp_path)["a-0"]["prompt"] == prompt
 
 
 def _double(number: int) -> int:

@@ -118,7 +118,7 @@ def load_results(folder: str | Path) -> dict[str, dict[str, Any]]:
     """All judged clips of a folder by clip name; a line cut off by an interruption is left out."""
     results = {}
     for path in sorted(Path(folder).glob("results-*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").split("\n"):  # a text may hold other line ends
             try:
                 result = json.loads(line)
             except json.JSONDecodeError:

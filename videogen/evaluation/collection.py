@@ -145,7 +145,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # a prompt may hold other line ends
         try:
             found.append(json.loads(line))
         except json.JSONDecodeError:
