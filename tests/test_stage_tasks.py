@@ -212,6 +212,13 @@ def test_an_extension_that_is_frozen_does_not_move():
     assert right["kept"] and not right["motion"]
 
 
+def test_an_extension_that_spins_may_stand_upright_before_its_last_clip_length():
+    prompt = next(p for p in task_prompts("dev", "rung4", "extend", 4) if p.id == "dev-rung4-extend-003")
+    frames = true_clip(prompt)
+    assert prompt.asked["motion"] == "spins" and judged(prompt, frames)["motion"]
+    assert not judged(prompt, np.concatenate([frames[:17], frames[16:17].repeat(48, 0)]))["motion"]
+
+
 def test_a_camera_is_as_fast_as_asked():
     for command in ("Pan left", "Zoom in"):
         for amount in (0.5, 1.5):

@@ -420,6 +420,8 @@ def _judge_extension(
     if prompt.asked["motion"] != "stays":  # which a frozen rest would pass
         asked = {key: prompt.asked[key] for key in ("actor", "motion")}
         late["motion"] = check(frames[-shape.num_frames :], fps, asked, vocabulary)["motion"]
+        if late["motion"].seen is None:  # one that spins may stand upright, as it is first looked for, earlier only
+            late["motion"] = check(frames[shape.num_frames :], fps, asked, vocabulary)["motion"]
         right["motion"] = late["motion"].right
     return Judgement(right, asdict(worst), {name: verdict.seen for name, verdict in late.items()})
 
