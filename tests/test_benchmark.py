@@ -346,6 +346,11 @@ def test_a_case_runs_in_a_process_of_its_own(tmp_path: Path, capsys: pytest.Capt
         assert f"`{wrong[0]}` must be" in capsys.readouterr().err
 
 
+def test_blocks_are_measured_at_one_length(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", "blocks", "--config", "tiny", "--dtype", "float32", "--tokens", "1K,2K"]) == 2
+    assert "`--tokens` must be one length, got 1K,2K; run the command once for each." in capsys.readouterr().err
+
+
 def test_a_case_that_fails_says_why() -> None:
     with pytest.raises(CaseFailed, match="`kind` must be one of backbone"):
         measure.run_case("weather", {})

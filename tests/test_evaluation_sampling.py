@@ -7,11 +7,14 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from videogen.cli import main
 from videogen.data.video import read_video
+from videogen.evaluation import sampling
+from videogen.evaluation.clip_jobs import load_results
 from videogen.evaluation.collection import file_sha256, load_collection, read_manifest
-from videogen.evaluation.sampling import SamplingSettings, sample_suite
+from videogen.evaluation.sampling import SamplingSettings, _claim, sample_suite
 from videogen.evaluation.spread import JobFailed, spread
 from videogen.evaluation.stage_shape import clip_shape
 from videogen.evaluation.stage_suite import model_folder
@@ -70,17 +73,18 @@ def test_an_interrupted_run_goes_on(sampled, tmp_path) -> None:
 def test_a_folder_belongs_to_one_run(sampled) -> None:
     folder, suite, _ = sampled
     with pytest.raises(
-        ValueError, match=r"`out` must be new or belong to the same run, got .*, which differs in samples, seed;"
+        ValueError,
+        match=r"`out` must be new or belong to the same run, got .*, which differs in flickering_samples, samples;",
     ):
-        sample_suite(suite, folder, SamplingSettings(source="renders", samples=3, seed=1))
+        sample_suite(suite, folder, SamplingSettings(source="renders", samples=3, flickering_samples=3))
     with pytest.raises(ValueError, match="differs in prompts, suite_sha256"):
         sample_suite(load_suite("stage").first(3), folder, RENDERS)
 
 
 def test_a_run_with_a_guidance_interval_goes_on(tmp_path) -> None:
-    settings = SamplingSettings(source="renders", samples=1, guidance_interval=(0.5, 1.0))
+    settings = SamplingSettings(samples=1, guidance_interval=(0.5, 1.0))
     suite = load_suite("stage").first(1)
-    assert [sample_suite(suite, tmp_path / "run", settings).made for _ in range(2)] == [1, 0]
+    assert _claim(tmp_path / "run", suite, settings, {}) == _claim(tmp_path / "run", suite, settings, {})
 
 
 def test_a_folder_from_before_there_was_a_quality_goes_on(sampled, tmp_path) -> None:
@@ -90,8 +94,37 @@ def test_a_folder_from_before_there_was_a_quality_goes_on(sampled, tmp_path) -> 
     assert about.pop("quality") is None
     (folder / "sampling.json").write_text(json.dumps(about))
     assert sample_suite(sampled[1], folder, RENDERS).made == 0
+    (folder / "sampling.json").write_text(json.dumps({**about, "quality": "high"}))
     with pytest.raises(ValueError, match="differs in quality;"):
-        sample_suite(sampled[1], folder, replace(RENDERS, quality="high"))
+        sample_suite(sampled[1], folder, RENDERS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_frames", 9), ("fps", 24.0), ("height", 128), ("width", 128), ("seed", 1), ("num_inference_steps", 2),
+        ("guidance_scale", 3.0), ("guidance_interval", (0.0, 0.5)), ("quality", "high"),
+    ],
+)  # fmt: skip
+def test_renders_have_none_of_the_models_settings(tmp_path, name: str, value) -> None:
+    with pytest.raises(ValueError, match=f"`source` renders draws clips as their prompts say, without {name}; leave"):
+        sample_suite(load_suite("stage").first(1), tmp_path / "run", replace(RENDERS, **{name: value}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_pictures_make_another_run(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sampling, "spread", lambda *arguments: iter(()))  # no clip has to be made for this
+    suite = Suite(name="mine", entries=(Entry(prompt="a cat", image="cat.png"),), total=1)
+    for place, colour in (("white", "white"), ("black", "black")):
+        (tmp_path / place).mkdir()
+        Image.new("RGB", (32, 32), colour).save(tmp_path / place / "cat.png")
+    settings, folder = SamplingSettings(samples=1), tmp_path / "run"
+    sample_suite(suite, folder, settings, images=tmp_path / "white")
+    sample_suite(suite, folder, settings, images=tmp_path / "white")
+    sample_suite(suite, folder, settings)  # it has the pictures
+    with pytest.raises(ValueError, match="differs in pictures_sha256; choose another folder"):
+        sample_suite(suite, folder, settings, images=tmp_path / "black")
+    assert file_sha256(folder / "pictures" / "cat.png") == file_sha256(tmp_path / "white" / "cat.png")
 
 
 def test_refusals(tmp_path) -> None:
@@ -118,6 +151,15 @@ def test_a_model_that_cannot_be_loaded_is_one_error(tmp_path) -> None:
     with pytest.raises((ValueError, OSError)):
         sample_suite(suite, tmp_path / "out", SamplingSettings(model=str(tmp_path / "weights")))
     assert read_manifest(tmp_path / "out") == {}
+
+
+def test_line_ends_inside_a_text_do_not_end_its_line(tmp_path) -> None:
+    prompt = "a cat\u2028and a dog\u0085in the snow"
+    line = json.dumps({"file": "a-0.mp4", "clip": "a-0", "prompt": prompt}, ensure_ascii=False)
+    for name in ("manifest.jsonl", "results-0.jsonl"):
+        (tmp_path / name).write_text(line + "\n" + line[:20], encoding="utf-8")
+    assert read_manifest(tmp_path)["a-0.mp4"]["prompt"] == prompt
+    assert load_results(tmp_path)["a-0"]["prompt"] == prompt
 
 
 def _double(number: int) -> int:

@@ -9,6 +9,7 @@ import pytest
 
 from videogen.cli import main
 from videogen.data.video import write_video
+from videogen.evaluation.collection import load_collection
 from videogen.evaluation.sampling import SamplingSettings, sample_suite
 from videogen.evaluation.score import meta_of, score_folder
 from videogen.evaluation.suite import load_suite
@@ -118,6 +119,28 @@ def test_lists_give_each_dimension_its_prompts(folder) -> None:
     assert len(everything["dynamic_degree@dis"][1]) == 4
 
 
+@pytest.mark.parametrize("samples", [None, 2])
+def test_prompts_that_test_flickering_have_clips_of_their_own_number(tmp_path, samples: int | None) -> None:
+    listed = [
+        {"prompt_en": "a still cat", "dimension": ["temporal_flickering"]},
+        {"prompt_en": "a dog", "dimension": ["dynamic_degree"]},
+        {"prompt_en": "a bird", "dimension": ["dynamic_degree"]},
+    ]
+    (tmp_path / "list.json").write_text(json.dumps(listed))
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    named = [f"a still cat-{index}" for index in range(25)] + ["a dog-0", "a dog-1", "a bird-0", "screen-2024"]
+    for name in named:
+        (clips / f"{name}.mp4").touch()
+    collection = load_collection(clips, tmp_path / "list.json", samples)
+    assert [clip.file for clip in collection.clips] == [
+        *(f"a still cat-{index}.mp4" for index in range(25)),
+        *(f"a {animal}-{index}.mp4" for animal in ("dog", "bird") for index in range(2)),
+    ]
+    assert collection.unexpected == ("screen-2024.mp4",)
+    assert (collection.about["samples"], collection.about["flickering_samples"]) == (2, 25)
+
+
 def test_too_short_a_clip_costs_its_score(tmp_path) -> None:
     write_video(tmp_path / "still-0.mp4", clip(0, 1), 8.0)
     results = score_folder(tmp_path, dimensions=CHEAP[:1], scores=tmp_path / "kept.jsonl", baseline_clips=0)
@@ -181,6 +204,51 @@ def test_other_versions_of_a_metric_are_not_kept(folder, monkeypatch) -> None:
     assert calls == [(5, 5)]
     score_folder(folder, dimensions=CHEAP[:2], baseline_clips=1, report=lambda *c: calls.append(c))
     assert calls[1] == (1, 5) and calls[-1] == (5, 5)
+
+
+def test_clips_are_judged_anew_against_another_picture_or_prompt(folder) -> None:
+    from PIL import Image
+
+    path, pictures, name = folder.parent / "list.json", folder.parent / "pictures", "i2v_subject@pixels"
+    pictures.mkdir()
+    Image.fromarray(clip(0)[0]).save(pictures / "cat.png")
+    path.write_text(json.dumps([{"prompt_en": "a cat", "image_name": "cat.png"}]))
+
+    def scored() -> tuple[float, tuple[int, int]]:
+        calls: list[tuple[int, int]] = []
+        found = score_folder(
+            folder, dimensions=[name], prompts=path, pictures=pictures, report=lambda *c: calls.append(c)
+        )
+        return found[name][1][0]["video_results"], calls[0]
+
+    first, _ = scored()
+    assert scored() == (first, (2, 2))
+    Image.fromarray(255 - clip(0)[0]).save(pictures / "cat.png")
+    other, judged = scored()
+    assert judged == (0, 2) and other < first - 0.1
+    path.write_text(json.dumps([{"prompt_en": "a cat", "image_name": "cat.png", "auxiliary_info": {"color": "red"}}]))
+    assert scored() == (other, (0, 2)) and scored() == (other, (2, 2))
+
+
+def test_a_metric_that_failed_is_tried_again(folder, monkeypatch) -> None:
+    from dataclasses import replace
+
+    from videogen.evaluation import score as module
+
+    def fails(sample):
+        raise OSError("no memory left")
+
+    (name,) = CHEAP[:1]
+    monkeypatch.setattr(module, "METRICS", {name: replace(module.METRICS[name], measure=fails, min_frames=5)})
+    results = score_folder(folder, dimensions=[name], baseline_clips=0)
+    errors = {item["video_path"]: item["error"] for item in results[name][1]}
+    assert errors["a cat-0.mp4"] == "OSError: no memory left" and "5 are needed" in errors["a cat-1.mp4"]
+    works = {name: replace(module.METRICS[name], measure=lambda sample: module.Value(0.5))}
+    monkeypatch.setattr(module, "METRICS", works)
+    calls: list[tuple[int, int]] = []
+    results = score_folder(folder, dimensions=[name], baseline_clips=0, report=lambda *c: calls.append(c))
+    assert calls[0] == (2, 5)  # the short one and the one that cannot be decoded stay as they are
+    assert [item["video_results"] for item in results[name][1]] == [0.5, 0, 0.5, 0, 0.5]
 
 
 def test_folders_that_hold_no_clips(tmp_path) -> None:

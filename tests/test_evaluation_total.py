@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from videogen.cli import main
+from videogen.data.video import write_video
 from videogen.evaluation.report.published import PUBLISHED
+from videogen.evaluation.score import score_folder, write_results
 from videogen.evaluation.total import QUALITY, SEMANTIC, board_total, read_scores
 
 
@@ -82,6 +85,16 @@ def test_a_part_of_a_suite_has_no_total(tmp_path) -> None:
     path = result_file(tmp_path / "part.json", PUBLISHED["Veo 3"], partial=True)
     with pytest.raises(ValueError, match="which holds a part of one; a part has no Total"):
         read_scores([path])
+
+
+def test_results_of_all_clips_have_no_total(tmp_path) -> None:
+    write_video(tmp_path / "a cat-0.mp4", np.full((3, 32, 32, 3), 90, np.uint8), 8.0)
+    scored = {"dimensions": ["temporal_flickering"], "scores": tmp_path / "kept.jsonl", "baseline_clips": 0}
+    write_results(tmp_path / "own.json", score_folder(tmp_path, **scored))
+    assert read_scores([tmp_path / "own.json"]) == {"temporal_flickering": 1.0}
+    write_results(tmp_path / "all.json", score_folder(tmp_path, **scored, all_clips=True))
+    with pytest.raises(ValueError, match=r"got .*all\.json, which was scored with --all-clips; score without it"):
+        read_scores([tmp_path / "all.json"])
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"a": 1}', '{"a": [1]}', "no json"])

@@ -64,6 +64,15 @@ def test_differences_are_paired_by_clip_and_seed():
         twins.paired_difference({7: base[0]}, base)
 
 
+def test_the_table_says_what_its_interval_is_over():
+    """Each clip's mean over two runs is surer than either run is; the committed table is what the committed numbers give."""
+    folder = Path(__file__).parents[1] / "samples" / "twins"
+    found = [twins.Twin(**twin) for twin in json.loads((folder / "twins.json").read_text())]
+    table = twins.markdown(found)
+    assert "mean difference (95 % interval over clips, not over runs)" in table.splitlines()[0]
+    assert table + "\n" == (folder / "twins.md").read_text()
+
+
 def test_a_folder_without_runs_is_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(ValueError, match="`runs` must be a folder of finished runs"):

@@ -134,6 +134,9 @@ def test_plan_prints_everything_and_writes_json(tmp_path: Path, capsys: pytest.C
     assert main([*common, "--device", "gtx970"]) == 2
     assert main([*common, "--devices", "4"]) == 2
     assert "`--devices` must go with a named `--device`" in capsys.readouterr().err
+    assert main([*common, "--device", "l40s", "--dtype", "bfloat16"]) == 0
+    assert main([*common, "--device", "l40s", "--dtype", "float32"]) == 2
+    assert "`--dtype` must be bfloat16 for a named `--device`, got float32 for l40s" in capsys.readouterr().err
     assert main(["plan", "--model", "base", "--duration", "6", "--size", "1280x720"]) == 2
     assert "`fps` must be given" in capsys.readouterr().err
 

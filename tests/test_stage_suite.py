@@ -117,6 +117,23 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
         run_suite(SuiteSettings(num_prompts=3, seeds=1, source="renders", split="test"), tmp_path)
 
 
+def test_verdicts_of_other_checkers_or_another_model_are_not_taken(tmp_path, monkeypatch):
+    settings = SuiteSettings(num_prompts=1, seeds=1, source="renders")
+    about = run_suite(settings, tmp_path / "run")["about"]
+    monkeypatch.setattr(stage_suite, "checkers_version", lambda: about["checkers"] + 1)
+    with pytest.raises(ValueError, match=r"must be new or belong to the same run, got .*, which differs in checkers;"):
+        run_suite(settings, tmp_path / "run")
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "weights.safetensors").write_bytes(b"numbers")
+    (model / "scheduler_config.json").write_text('{"shift": 1.0}')
+    before = stage_suite.model_hashes("model", str(model))
+    (model / "scheduler_config.json").write_text('{"shift": 3.0}')
+    after = stage_suite.model_hashes("model", str(model))
+    assert before["weights"] == after["weights"] and before["model_sha256"] != after["model_sha256"]
+    assert set(stage_suite.model_hashes("renders", str(model)).values()) == {None}
+
+
 def test_one_device_makes_the_clips_that_processes_make(tmp_path):
     settings = SuiteSettings(num_prompts=3, seeds=1, source="tokenizer", batch_size=2)
     run_suite(settings, tmp_path / "processes")

@@ -201,6 +201,24 @@ def test_joins_of_an_extension():
         assert not jump(np.concatenate([still[:41], changed]), extension_joins()).smooth
 
 
+def test_an_extension_that_is_frozen_does_not_move():
+    shape = ClipShape(33, 16.0)
+    prompt = first("extend", "extend", motion="jumps")
+    frames = true_clip(prompt, shape)
+    right = judge(prompt, frames, shape.fps, shape).right
+    assert right["motion"] and all(right.values()), right
+    frozen = np.concatenate([frames[:33], frames[32:33].repeat(len(frames) - 33, 0)])
+    right = judge(prompt, frozen, shape.fps, shape).right
+    assert right["kept"] and not right["motion"]
+
+
+def test_an_extension_that_spins_may_stand_upright_before_its_last_clip_length():
+    prompt = next(p for p in task_prompts("dev", "rung4", "extend", 4) if p.id == "dev-rung4-extend-003")
+    frames = true_clip(prompt)
+    assert prompt.asked["motion"] == "spins" and judged(prompt, frames)["motion"]
+    assert not judged(prompt, np.concatenate([frames[:17], frames[16:17].repeat(48, 0)]))["motion"]
+
+
 def test_a_camera_is_as_fast_as_asked():
     for command in ("Pan left", "Zoom in"):
         for amount in (0.5, 1.5):
@@ -274,7 +292,7 @@ def test_summaries_have_intervals_and_bars():
     assert "75.0 %" in text and "59.8 .. 85.8" in text and "left out: image beyond (rung1 has no events)" in text
 
 
-def test_an_untrained_model_is_measured_and_goes_on(tmp_path):
+def test_an_untrained_model_is_measured_and_goes_on(tmp_path, monkeypatch):
     vocabulary = json.loads(json.dumps({**rungs()["rung1"].to_dict(), "num_inference_steps": 1}))
     tiny_pipeline(vocabulary).save_pretrained(tmp_path / "model")
     settings = TaskSettings(model=str(tmp_path / "model"), num_prompts=1)
@@ -287,6 +305,9 @@ def test_an_untrained_model_is_measured_and_goes_on(tmp_path):
     assert again == summary and calls == [(7, 7)]
     with pytest.raises(ValueError, match="`folder` must be new or belong to the same run"):
         run_tasks(replace(settings, split="test"), tmp_path / "run")
+    monkeypatch.setattr(stage_tasks, "checkers_version", lambda *judges: 0)
+    with pytest.raises(ValueError, match="which differs in checkers;"):
+        run_tasks(settings, tmp_path / "run")
 
 
 def test_an_unreadable_clip_is_wrong_in_everything(tmp_path):
@@ -316,4 +337,4 @@ def test_true_renders_pass_every_bar(rung, shape, tmp_path, monkeypatch):
         if "bar" in cell
     }
     missed = {key: value for key, value in found.items() if value < summary[key[0]][key[1]]["bar"]}
-    assert missed == {} and len(found) == 13 - (2 if left_out(rung) else 0), found
+    assert missed == {} and len(found) == 14 - (2 if left_out(rung) else 0), found

@@ -68,7 +68,9 @@ def blocks(
     from videogen.benchmark import backbone as benchmark
     from videogen.benchmark.measure import Budget
 
-    length, budget = benchmark.parse_lengths(tokens)[0], Budget(max_minutes)
+    (length, *others), budget = benchmark.parse_lengths(tokens), Budget(max_minutes)
+    if others:
+        raise ValueError(f"`--tokens` must be one length, got {tokens}; run the command once for each.")
     _run("blocks", lambda say: benchmark.run_blocks(config, length, dtype=dtype, budget=budget, say=say), json, report)
 
 

@@ -309,7 +309,10 @@ def score(
     prompts: Annotated[
         Path | None, typer.Option(help="List in VBench's schema, for a folder without a manifest.")
     ] = None,
-    samples: Annotated[int | None, typer.Option(help="Clips per prompt that --prompts calls for.", min=1)] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(help="Clips per prompt that --prompts calls for; 25 where it tests flickering.", min=1),
+    ] = None,
     all_clips: Annotated[
         bool, typer.Option("--all-clips", help="Judge clips also by metrics that their prompts are not meant for.")
     ] = False,

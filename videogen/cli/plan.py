@@ -52,7 +52,7 @@ def plan(
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="float32 or bfloat16; by default what `generate` uses here, bfloat16 on a named GPU."),
+        typer.Option(help="float32 or bfloat16; by default what `generate` uses here. On a named GPU always bfloat16."),
     ] = None,
     output_json: Annotated[Path | None, typer.Option("--json", metavar="F", help="Also write all numbers.")] = None,
 ) -> None:
@@ -65,6 +65,10 @@ def plan(
     width, height = parse_size(size) if size is not None else (None, None)
     if dtype not in (None, "float32", "bfloat16"):
         raise ValueError(f"`--dtype` must be float32 or bfloat16, got {dtype!r}.")
+    if dtype == "float32" and device != "this":
+        raise ValueError(
+            f"`--dtype` must be bfloat16 for a named `--device`, got float32 for {device}: only bfloat16 rates of it are known; leave it out."
+        )
     if devices is not None and device == "this":
         raise ValueError(
             "`--devices` must go with a named `--device`: how fast this machine's link is nobody has told."

@@ -47,9 +47,12 @@ def claim(folder: Path, about: dict[str, Any], free: Sequence[str]) -> None:
     path = folder / "settings.json"
     same = {key: value for key, value in about.items() if key not in free}
     if path.is_file():
-        if json.loads(path.read_text(encoding="utf-8")) != same:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        differing = sorted(key for key in {*before, *same} if before.get(key, ...) != same.get(key, ...))
+        if differing:
             raise ValueError(
-                f"`folder` must be new or belong to the same run, got {folder}; choose another or delete it."
+                f"`folder` must be new or belong to the same run, got {folder}, which differs in {', '.join(differing)}; "
+                "choose another or delete it."
             )
     else:
         path.write_text(json.dumps(same, indent=1) + "\n", encoding="utf-8")
@@ -115,7 +118,7 @@ def load_results(folder: str | Path) -> dict[str, dict[str, Any]]:
     """All judged clips of a folder by clip name; a line cut off by an interruption is left out."""
     results = {}
     for path in sorted(Path(folder).glob("results-*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").split("\n"):  # a text may hold other line ends
             try:
                 result = json.loads(line)
             except json.JSONDecodeError:

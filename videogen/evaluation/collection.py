@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from videogen.evaluation.clip_names import clip_name, clip_stems, parse_name
-from videogen.evaluation.suite import Entry, num_samples, read_suite
+from videogen.evaluation.suite import FLICKERING_SAMPLES, Entry, num_samples, read_suite
 
 VIDEO_FOLDER, PICTURE_FOLDER = "videos", "pictures"
 MANIFEST, SETTINGS, PROMPTS, SCORES = "manifest.jsonl", "sampling.json", "full_info.json", "scores.jsonl"
@@ -87,7 +87,8 @@ def load_collection(
     Args:
         folder: one that `videogen evaluate sample` made, or any folder of clips named `{prompt}-{index}.mp4`.
         prompts: VBench's list or one in its schema, for a folder without a manifest; without both, every file is its own prompt.
-        samples: clips per prompt that `prompts` calls for; None = up to the highest index there is.
+        samples: clips per prompt that `prompts` calls for, 25 where it tests temporal flickering; None = up to the highest index that there is of
+            those prompts, and of the others.
         scores: where judged clips are kept; None = in the sampler's folder, or beside a folder of other origin.
         pictures: folder of the pictures that prompts name; None = `pictures` in the folder.
 
@@ -144,7 +145,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # a prompt may hold other line ends
         try:
             found.append(json.loads(line))
         except json.JSONDecodeError:
@@ -209,12 +210,24 @@ def _by_prompts(
     suite = read_suite(prompts, prompts.stem)
     by_stem = {Path(name).stem: name for name in files}
     suffix = Path(files[0]).suffix
+    stems = clip_stems(suite.entries)
+    flickering = {s for s, entry in zip(stems, suite.entries, strict=True) if "temporal_flickering" in entry.dimensions}
+    others = set(stems) - flickering
     if samples is None:
-        samples = 1 + max((parse_name(name)[1] for name in files), default=0)
+        counts = _highest(files, others), _highest(files, flickering)
+    else:
+        counts = samples, FLICKERING_SAMPLES
     clips = []
-    for entry, stem in zip(suite.entries, clip_stems(suite.entries), strict=True):
-        for index in range(samples):
+    for entry, stem in zip(suite.entries, stems, strict=True):
+        for index in range(num_samples(entry, *counts)):
             name = by_stem.get(f"{stem}-{index}", clip_name(stem, index, suffix))
             clips.append(ExpectedClip(file=name, entry=entry, index=index))
-    about = {"suite": suite.name, "suite_sha256": suite.sha256(), "partial": False, "samples": samples}
+    about: dict[str, Any] = {"suite": suite.name, "suite_sha256": suite.sha256(), "partial": False}
+    about |= {"samples": counts[0]} if others else {}
+    about |= {"flickering_samples": counts[1]} if flickering else {}
     return tuple(clips), about
+
+
+def _highest(files: Sequence[str], stems: set[str]) -> int:
+    """Clips per prompt that the highest index of these prompts' own files tells; at least 1."""
+    return 1 + max((index for stem, index in map(parse_name, files) if stem in stems), default=0)

@@ -7,10 +7,11 @@ subjects).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +44,12 @@ from videogen_pipelines.requests import settle_quality
 
 Source = Literal["model", "renders"]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_OF_RENDERS = (
+    "model",
+    "source",
+    "samples",
+    "flickering_samples",
+)  # the settings that clips drawn as the prompts say have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +58,7 @@ class SamplingSettings:
 
     Attributes:
         model: folder of weights; "" = the shipped ones.
-        source: "model"; "renders" draws what Stage prompts ask for, to measure the checkers.
+        source: "model"; "renders" draws what Stage prompts ask for, to measure the checkers: in the shape of the model's clips, with no other setting.
         samples: clips per prompt.
         flickering_samples: of prompts that test temporal flickering.
         seed: base of all seeds.
@@ -116,19 +123,27 @@ def sample_suite(
         report: called with the number of finished clips and their total.
 
     Raises:
-        ValueError: the folder belongs to another run, a picture is missing, or a setting is out of range.
+        ValueError: the folder belongs to another run (other pictures under the same names make another one), a picture is missing, or a setting is out of
+            range or without effect.
     """
     if min(settings.samples, settings.flickering_samples, workers) < 1:
         raise ValueError("`samples`, `flickering_samples` and `workers` must be at least 1.")
     if settings.source == "renders" and any(entry.stage is None for entry in suite.entries):
         raise ValueError("`source` renders needs prompts of Stage; take --suite stage.")
+    if settings.source == "renders":
+        given = [f for f in fields(settings) if f.name not in _OF_RENDERS and getattr(settings, f.name) != f.default]
+        if given:
+            raise ValueError(
+                f"`source` renders draws clips as their prompts say, without {', '.join(f.name for f in given)}; leave them out."
+            )
     if settings.source == "model" and settings.quality is not None:
         asked = settings.num_inference_steps, settings.guidance_scale, settings.guidance_interval
         settle_quality(settings.quality, load_spec(model_folder(settings.model)).fast, *asked)
     folder = Path(folder)
     entries, stems = suite.entries, clip_stems(suite.entries)
-    about = _claim(folder, suite, settings)
-    _provide_pictures(folder / PICTURE_FOLDER, suite, Path(images) if images is not None else None)
+    pictures = _find_pictures(folder / PICTURE_FOLDER, suite, Path(images) if images is not None else None)
+    about = _claim(folder, suite, settings, pictures)
+    _provide_pictures(folder / PICTURE_FOLDER, suite, pictures)
     jobs: list[dict[str, Any]] = [
         {
             "file": clip_name(stem, index),
@@ -180,7 +195,7 @@ def sample_suite(
     )
 
 
-def _claim(folder: Path, suite: Suite, settings: SamplingSettings) -> dict[str, Any]:
+def _claim(folder: Path, suite: Suite, settings: SamplingSettings, pictures: Mapping[str, Path]) -> dict[str, Any]:
     """Writes down what the folder is for, or finds that it is for just that; returns it."""
     about = {
         "suite": suite.name,
@@ -189,6 +204,7 @@ def _claim(folder: Path, suite: Suite, settings: SamplingSettings) -> dict[str, 
         "partial": suite.partial,
         **asdict(settings),
         "model_sha256": weights_sha256(model_folder(settings.model)) if settings.source == "model" else None,
+        "pictures_sha256": _pictures_sha256(pictures),
         "rewritten": sum(bool(entry.prompt_used) for entry in suite.entries),
         "videogen": __version__,
         "torch": torch.__version__,
@@ -212,30 +228,45 @@ def _claim(folder: Path, suite: Suite, settings: SamplingSettings) -> dict[str, 
     return about
 
 
-def _provide_pictures(folder: Path, suite: Suite, images: Path | None) -> None:
-    """Copies first frames, and draws the references of Stage's strangers."""
+def _find_pictures(folder: Path, suite: Suite, images: Path | None) -> dict[str, Path]:
+    """Name -> file of the pictures that prompts name, those of an earlier run last; references of Stage's strangers are drawn."""
+    found: dict[str, Path] = {}
+    places = [place for place in (images, suite.folder, folder) if place is not None]
     for entry in suite.entries:
         for name in (entry.image, entry.subject):
-            if not name:
+            if not name or (entry.stage is not None and name == entry.subject):
                 continue
-            target = folder / _picture_name(name)
-            if target.is_file():
-                continue
-            folder.mkdir(exist_ok=True)
-            if entry.stage is not None and name == entry.subject:
-                from videogen.evaluation.stage_suite import reference_picture
-
-                with atomic_path(target) as temporary:
-                    reference_picture(str(entry.stage["id"])).save(temporary)
-                continue
-            places = [place for place in (images, suite.folder) if place is not None]
-            found = next((place / name for place in places if (place / name).is_file()), None)
-            if found is None:
+            plain = _picture_name(name)
+            path = next((place / plain for place in places if (place / plain).is_file()), None)
+            if path is None:
                 raise ValueError(
                     f"`images` must be a folder that holds {name}, which the prompt {entry.prompt!r} names, got {images}."
                 )
-            with atomic_path(target) as temporary:
-                shutil.copyfile(found, temporary)
+            found[plain] = path
+    return found
+
+
+def _pictures_sha256(pictures: Mapping[str, Path]) -> str | None:
+    """A hash of names and contents; None without pictures."""
+    lines = [f"{file_sha256(path)} {name}" for name, path in sorted(pictures.items())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else None
+
+
+def _provide_pictures(folder: Path, suite: Suite, pictures: Mapping[str, Path]) -> None:
+    """Copies first frames and subjects, and draws the references of Stage's strangers."""
+    for name, path in pictures.items():
+        if not (folder / name).is_file():
+            folder.mkdir(exist_ok=True)
+            with atomic_path(folder / name) as temporary:
+                shutil.copyfile(path, temporary)
+    for entry in suite.entries:
+        if entry.stage is None or not entry.subject or (folder / _picture_name(entry.subject)).is_file():
+            continue
+        from videogen.evaluation.stage_suite import reference_picture
+
+        folder.mkdir(exist_ok=True)
+        with atomic_path(folder / entry.subject) as temporary:
+            reference_picture(str(entry.stage["id"])).save(temporary)
 
 
 def _picture_name(name: str) -> str:

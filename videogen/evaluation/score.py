@@ -64,7 +64,7 @@ def score_folder(
         folder: made by `videogen evaluate sample`, or any folder of clips named `{prompt}-{index}.mp4`.
         dimensions: names of metrics; None = all that apply.
         prompts: list in VBench's schema for a folder without a manifest.
-        samples: clips per prompt that `prompts` calls for.
+        samples: clips per prompt that `prompts` calls for, see `load_collection`.
         scores: file that keeps what is judged.
         pictures: folder of the pictures that prompts name; None = that of the sampler.
         workers: processes on this machine.
@@ -99,7 +99,8 @@ def score_folder(
     }
     baselines = _baseline_plan(collection, plan, baseline_clips)
     hashes = {clip.file: file_sha256(collection.videos / clip.file) for clip in collection.present()}
-    records = _usable(read_lines(collection.scores), hashes)
+    grounds = _grounds(collection)
+    records = _usable(read_lines(collection.scores), hashes, grounds)
     jobs = _jobs(collection, plan, baselines, hashes, records)
     total = len(hashes)
     report(total - len(jobs), total)
@@ -108,12 +109,12 @@ def score_folder(
         for done, (index, result) in enumerate(_run(jobs, workers, ray), 1):
             job = jobs[index]
             record: Record = {"error": str(result), "again": True} if isinstance(result, JobFailed) else result
-            record |= {"file": job["file"], "sha256": job["sha256"]}
+            record |= {"file": job["file"], "sha256": job["sha256"], "grounds": grounds[job["file"]]}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
             file.flush()
             records[job["file"]] = _merged(records.get(job["file"]), record)
             report(total - len(jobs) + done, total)
-    return summarise(collection, plan, baselines, records, refused)
+    return summarise(collection, plan, baselines, records, refused, all_clips)
 
 
 def choose_metrics(
@@ -188,6 +189,7 @@ def summarise(
     baselines: Mapping[str, Sequence[str]],
     records: Mapping[str, Record],
     refused: Mapping[str, str],
+    all_clips: bool = False,
 ) -> dict[str, Any]:
     """Results in VBench's shape from judged clips."""
     names = [name for name in METRICS if any(name in metrics for metrics in plan.values())]
@@ -220,6 +222,7 @@ def summarise(
         "videogen": __version__,
         "collection": collection.about,
         "partial": bool(collection.about.get("partial")),
+        "all_clips": all_clips,
         "integrity": check_integrity(collection, records),
         "metrics": about,
         "not_computed": dict(refused),
@@ -317,12 +320,31 @@ def _baseline_plan(collection: Collection, plan: Mapping[str, Sequence[str]], co
     return {file: tuple(names) for file, names in chosen.items()}
 
 
-def _usable(lines: Iterable[Record], hashes: Mapping[str, str]) -> dict[str, Record]:
-    """What is judged already: of the same bytes, by the same version of the metric."""
+def _grounds(collection: Collection) -> dict[str, str]:
+    """File -> a hash of what its clip is judged against: the prompt with all that it asks for, and the pictures."""
+    subjects = _subjects(collection)
+    contents: dict[str, str] = {}
+    found = {}
+    for clip in collection.present():
+        paths = _picture_paths(collection.pictures, clip.entry, subjects)
+        for path in paths.values():
+            contents[path] = contents.get(path) or file_sha256(Path(path))
+        content = [clip.entry.to_json(), {name: contents[path] for name, path in paths.items()}]
+        text = json.dumps(content, ensure_ascii=False, sort_keys=True)
+        found[clip.file] = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return found
+
+
+def _subjects(collection: Collection) -> list[str]:
+    return sorted({clip.entry.subject for clip in collection.clips if clip.entry.subject})
+
+
+def _usable(lines: Iterable[Record], hashes: Mapping[str, str], grounds: Mapping[str, str]) -> dict[str, Record]:
+    """What is judged already: of the same bytes, against the same prompt and pictures."""
     records: dict[str, Record] = {}
     for line in lines:
         file = line.get("file", "")
-        if hashes.get(file) != line.get("sha256") or file not in hashes:
+        if file not in hashes or hashes[file] != line.get("sha256") or grounds[file] != line.get("grounds"):
             continue
         records[file] = _merged(records.get(file), line)
     return records
@@ -341,7 +363,11 @@ def _merged(old: Record | None, new: Record) -> Record:
 
 
 def _is_current(name: str, record: Record) -> bool:
-    return record.get("values", {}).get(name, {}).get("version", 0) == METRICS[name].version
+    """Whether a value is of this version of the metric; an error is tried again, except that of a clip that is too short."""
+    value = record.get("values", {}).get(name, {})
+    if "error" in value and record["frames"] >= METRICS[name].min_frames:
+        return False
+    return bool(value.get("version", 0) == METRICS[name].version)
 
 
 def _jobs(
@@ -351,7 +377,7 @@ def _jobs(
     hashes: Mapping[str, str],
     records: Mapping[str, Record],
 ) -> list[Job]:
-    subjects = sorted({clip.entry.subject for clip in collection.clips if clip.entry.subject})
+    subjects = _subjects(collection)
     jobs = []
     for clip in collection.present():
         record = records.get(clip.file)

@@ -32,9 +32,11 @@ from videogen.data.stage.render import render, to_frames
 from videogen.data.stage.vocabulary import LIGHTS, ActorSpec, ClipSpec, Vocabulary, attributes, rungs, sample_spec
 from videogen.data.video import read_video
 from videogen.evaluation.clip_jobs import Work, claim, run_jobs
+from videogen.evaluation.metrics.stage import checkers_version
 from videogen.evaluation.stage import check
 from videogen.evaluation.stage_shape import DEFAULT_SHAPE, ClipShape, clip_shape
 from videogen.evaluation.statistics import wilson
+from videogen.receipt import weights_sha256
 
 ATTRIBUTES = ("actor", "scene", "light", "motion", "speed", "camera", "count", "relation", "event", "identity", "all")
 KINDS = ("seen", "pairs", "words", "strangers")
@@ -224,7 +226,7 @@ def run_suite(
         report: Called with the number of judged clips and their total.
 
     Returns:
-        See `summarise`; with `about`: the settings and the hash of the prompts.
+        See `summarise`; with `about`: the settings, the hashes of prompts and model and the version of the checkers.
 
     Raises:
         ValueError: The folder belongs to another run, or a setting is out of range.
@@ -245,7 +247,8 @@ def run_suite(
     about = {
         "suite": suite_hash(settings.split),
         "prompts_version": PROMPTS_VERSION,
-        "weights": None if settings.source == "renders" else weights_hash(settings.model),
+        "checkers": checkers_version(),
+        **model_hashes(settings.source, settings.model),
         **asdict(clip_shape(model_folder(settings.model))),
         **asdict(settings),
     }
@@ -258,6 +261,13 @@ def run_suite(
     jobs = [(prompt, index) for index in range(settings.seeds) for prompt in prompts]
     chosen = run_jobs(Work(settings, _clip_name, _made_clips, _judge), jobs, folder, workers, report)
     return {**summarise(chosen), "about": about}
+
+
+def model_hashes(source: Source, model: str) -> dict[str, str | None]:
+    """What tells a run's model from others: `weights`, as reports name it, and `model_sha256` of its configurations as well."""
+    if source == "renders":
+        return {"weights": None, "model_sha256": None}
+    return {"weights": weights_hash(model), "model_sha256": weights_sha256(model_folder(model))}
 
 
 def weights_hash(model: str = "") -> str:

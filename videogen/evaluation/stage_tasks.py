@@ -22,11 +22,12 @@ from videogen.data.stage.render import to_frames
 from videogen.data.stage.vocabulary import Vocabulary, rungs
 from videogen.data.video import read_video
 from videogen.evaluation.clip_jobs import Work, claim, run_jobs
+from videogen.evaluation.metrics.stage import checkers_version
 from videogen.evaluation.stage import check, look, nearest_actor
 from videogen.evaluation.stage.checks import Verdict
 from videogen.evaluation.stage.pictures import Jump, jump, nearest_frames, psnr
 from videogen.evaluation.stage_shape import DEFAULT_SHAPE, ClipShape, clip_shape
-from videogen.evaluation.stage_suite import Source, model_folder, weights_hash
+from videogen.evaluation.stage_suite import Source, model_folder, model_hashes
 from videogen.evaluation.stage_task_prompts import (
     TASKS,
     TASKS_VERSION,
@@ -93,6 +94,7 @@ MEASURES: dict[str, dict[str, Measure]] = {
         "kept": Measure("actor and scene right in the last clip length", 0.85),
         "actor": Measure("actor alone"),
         "scene": Measure("scene alone"),
+        "motion": Measure("prompted motion in the last clip length", 0.85),
         "no jump": Measure("no jump in colour or place at the joins", 0.98),
         "colour": Measure("colour across the worst join, 1 = as inside", None, "x"),
         "place": Measure("pixels across the worst join, 1 = as inside", None, "x"),
@@ -146,7 +148,8 @@ def run_tasks(
     """Makes and judges all clips that `folder` does not hold yet, and summarises; arguments as in `videogen.evaluation.stage_suite.run_suite`.
 
     Returns:
-        See `summarise`; with `left_out` (measures that the rung cannot have, and why) and `about`: the settings and the hash of the prompts.
+        See `summarise`; with `left_out` (measures that the rung cannot have, and why) and `about`: the settings, the hashes of prompts and model, and the
+        version of the checkers.
 
     Raises:
         ValueError: The folder belongs to another run, or a setting is out of range.
@@ -165,7 +168,8 @@ def run_tasks(
     about = {
         "prompts": prompts_hash(settings.split, settings.rung),
         "prompts_version": TASKS_VERSION,
-        "weights": None if settings.source == "renders" else weights_hash(settings.model),
+        "checkers": checkers_version(__file__),
+        **model_hashes(settings.source, settings.model),
         **asdict(_shape(settings)),
         **asdict(settings),
     }
@@ -317,7 +321,7 @@ def _nothing(prompt: TaskPrompt) -> Judgement:
         "last": ("reached",),
         "keyframes": ("order",),
         "subject": ("two", "exchanged") if prompt.kind == "two" else ("nearest", "recognised", "scene and motion"),
-        "extend": ("kept", "actor", "scene", "no jump"),
+        "extend": ("kept", "actor", "scene", "no jump", *(("motion",) if prompt.asked["motion"] != "stays" else ())),
         "camera": ("obeyed",) if prompt.kind == "command" else (),
     }[prompt.task]
     values = {"image": {"first psnr": 0.0}, "last": {"psnr": 0.0}, "keyframes": {"psnr": 0.0}}.get(prompt.task, {})
@@ -413,6 +417,12 @@ def _judge_extension(
     right = {name: late[name].right for name in ("actor", "scene")}
     right["kept"] = all(right.values())
     right["no jump"] = worst.smooth
+    if prompt.asked["motion"] != "stays":  # which a frozen rest would pass
+        asked = {key: prompt.asked[key] for key in ("actor", "motion")}
+        late["motion"] = check(frames[-shape.num_frames :], fps, asked, vocabulary)["motion"]
+        if late["motion"].seen is None:  # one that spins may stand upright, as it is first looked for, earlier only
+            late["motion"] = check(frames[shape.num_frames :], fps, asked, vocabulary)["motion"]
+        right["motion"] = late["motion"].right
     return Judgement(right, asdict(worst), {name: verdict.seen for name, verdict in late.items()})
 
 

@@ -119,7 +119,8 @@ def read_scores(paths: Sequence[str | Path]) -> dict[str, float]:
     """Raw scores by bare name from result files, VBench's own and ours.
 
     Raises:
-        ValueError: a file that is no result file, a dimension in two files, or results of a part of a suite, which have no Total.
+        ValueError: a file that is no result file, a dimension in two files, or results of a part of a suite or of prompts that a dimension is not meant
+            for, which have no Total.
     """
     scores: dict[str, float] = {}
     for path in map(Path, paths):
@@ -127,6 +128,11 @@ def read_scores(paths: Sequence[str | Path]) -> dict[str, float]:
         if meta_of(results).get("partial"):
             raise ValueError(
                 f"`results` must be of a whole suite, got {path}, which holds a part of one; a part has no Total."
+            )
+        if meta_of(results).get("all_clips"):
+            raise ValueError(
+                f"`results` must hold each dimension on the prompts that VBench means for it, got {path}, which was scored with --all-clips; "
+                "score without it."
             )
         for name, value in results.items():
             if name == "meta" or "@" in name:

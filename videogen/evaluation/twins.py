@@ -49,7 +49,8 @@ class Twin:
         name: of its runs.
         parameters, active: of the transformer; active = that take part in one token.
         losses: mean validation loss of each run.
-        difference, low, high: of the loss to the base's, paired by clip and seed, with the 95 % interval over clips; 0 for the base.
+        difference, low, high: of the loss to the base's, paired by clip and seed, with the 95 % interval over clips; 0 for the base. Runs with other seeds
+            differ by more than it says.
         forward, step: seconds of an evaluation and of a forward and backward pass of `TIMED_CLIPS` clips, one thread.
         right: share of clips with everything right by attribute, over all runs that were judged, with interval: (share, low, high, n).
     """
@@ -243,9 +244,10 @@ def compare(folder: Path, base: str, say: Callable[[str], None] = print) -> list
 
 
 def markdown(twins: Sequence[Twin]) -> str:
-    """The table; costs are relative to the first one's."""
+    """The table; costs are relative to the first one's. The interval tells how sure a difference is of these runs, not of others with further seeds."""
     judged = [attribute for attribute in _ATTRIBUTES if any(attribute in twin.right for twin in twins)]
-    head = ["", "parameters, M", "active, M", "loss of each seed", "difference", "evaluation", "training step", *judged]
+    difference = "mean difference (95 % interval over clips, not over runs)"
+    head = ["", "parameters, M", "active, M", "loss of each seed", difference, "evaluation", "training step", *judged]
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     for twin in twins:
         difference = "" if twin is twins[0] else f"{twin.difference:+.4f} ({twin.low:+.4f} .. {twin.high:+.4f})"

@@ -83,7 +83,7 @@ def _table() -> dict[str, Metric]:
         "temporal_flickering": Metric(
             measure=pixels.temporal_flickering,
             definition="vbench",
-            about="1 - mean change from frame to frame; any motion lowers it, so read it beside dynamic_degree",
+            about="1 - mean change from frame to frame, without VBench's static filter; any motion lowers it, so read it beside dynamic_degree",
         ),
         "temporal_flickering@static-dis": Metric(
             measure=_static_flickering,

@@ -29,11 +29,15 @@ ATTRIBUTE_OF = {
 """Metric -> attribute of `videogen.evaluation.stage.check`."""
 
 
-@lru_cache(maxsize=1)
-def checkers_version() -> int:
-    """A number that changes with the checkers' code, so that what older ones judged is judged anew."""
+@lru_cache(maxsize=4)
+def checkers_version(*judges: str) -> int:
+    """A number that changes with the checkers' code, so that what older ones judged is judged anew.
+
+    Args:
+        judges: further source files that decide about verdicts.
+    """
     digest = hashlib.sha256()
-    for path in sorted(Path(checkers.__file__).parent.glob("*.py")):
+    for path in (*sorted(Path(checkers.__file__).parent.glob("*.py")), *map(Path, judges)):
         digest.update(path.read_bytes())
     return int.from_bytes(digest.digest()[:4], "big")
 
