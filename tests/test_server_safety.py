@@ -24,7 +24,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from pydantic import ValidationError
 from server_tools import data_url, png
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 
 from videogen.cli import main
 from videogen.server import fetch
@@ -190,6 +190,27 @@ def test_uploads_that_are_refused(api: TestClient, name: str) -> None:
     reply = api.post("/v1/uploads", files={"file": ("a.png", content)})
     assert reply.status_code == 422, reply.text
     assert words in reply.json()["error"]["message"] and "passwd" not in reply.text and "Traceback" not in reply.text
+
+
+def test_a_file_that_comes_along_is_kept_only_when_nothing_stands_against_it(tmp_path: Path) -> None:
+    with client(tmp_path, rate_limit=3) as api:
+        service = api.app.state.service  # type: ignore[attr-defined]
+        service.limiter._clock = lambda: 0.0
+
+        def create(route: str = "", field: str = "input_reference", key: str = "a", **fields: str) -> tuple[int, int]:
+            form = {"prompt": PROMPT, **fields}
+            headers = {"idempotency-key": key}
+            reply = api.post("/v1/videos" + route, data=form, files={field: ("a.png", png())}, headers=headers)
+            with service.database.read() as connection:
+                return reply.status_code, connection.scalar(select(func.count()).select_from(files))
+
+        assert create(size="huge") == (400, 0) and create(seconds="soon") == (400, 0)
+        assert create("/extensions", "video", seconds="soon") == (400, 0)
+        assert create() == (200, 1)
+        assert create() == (200, 1)  # a repetition
+        assert create(prompt="a pig stays on the beach") == (409, 1)
+        assert create(key="b") == (429, 1)
+        assert create("/extensions", "video", key="c", seconds="1") == (429, 1)
 
 
 def test_what_is_kept_of_an_upload_is_pixels_only(api: TestClient) -> None:
