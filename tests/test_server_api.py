@@ -21,6 +21,7 @@ from server_tools import PROMPT, SIZE, Hook, LocalServer, data_url, make_model, 
 
 from videogen.data.video import read_metadata, read_video, write_video
 from videogen.receipt import LABEL, frames_sha256, read_receipt
+from videogen.server import extension
 from videogen.server.auth import LOCAL
 from videogen.server.planning import Ask
 from videogen_pipelines.requests import extension_overlap
@@ -247,6 +248,20 @@ def test_cancel_of_a_running_job_within_a_step_with_events(server: LocalServer) 
     assert kind == "data:image/jpeg;base64"
     assert marked["comment"] == LABEL.encode() and b"trainedAlgorithmicMedia" in marked["xmp"]
     assert server.http.get(f"/v1/jobs/{job['id']}/content").status_code == 409
+
+
+def test_the_events_of_a_job_that_is_deleted_end(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extension, "KEEPALIVE_SECONDS", 5.0)
+    blocker = server.submit(steps=1000, priority=50)
+    job = server.submit()
+    with server.http.stream("GET", f"/v1/jobs/{job['id']}/events") as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data: ") and server.service.store.get(job["id"]):
+                # at once, so that nobody sees it cancelled first
+                assert server.service.store.cancel(job["id"], LOCAL.tenant)
+                assert server.service.store.delete(job["id"], LOCAL.tenant)
+            assert line != ": still here"
+    server.http.delete(f"/v1/jobs/{blocker['id']}")
 
 
 def test_delete_stops_a_running_job_and_removes_its_files(server: LocalServer) -> None:

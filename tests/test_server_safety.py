@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import http.server
 import io
@@ -14,7 +15,7 @@ import threading
 import time
 import zlib
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from videogen.server import fetch
 from videogen.server.app import create_app
 from videogen.server.auth import KeyRing, RateLimiter, add_key, read_keys, remove_key
 from videogen.server.database import files
+from videogen.server.http import Guard
 from videogen.server.media import decode_data_url
 from videogen.server.planning import Refused
 from videogen.server.settings import Settings, is_loopback
@@ -516,6 +518,37 @@ def test_two_servers_on_one_data_folder_are_refused(tmp_path: Path) -> None:
         lock_data(settings(tmp_path))
     first.close()
     lock_data(settings(tmp_path)).close()
+
+
+def test_a_body_that_does_not_arrive_is_refused_by_every_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Python 3.11 asyncio's exception of that name is another one than the language's."""
+
+    class OldTimeoutError(Exception):
+        pass
+
+    async def too_slow(awaitable: Any, timeout: float) -> None:
+        awaitable.close()
+        raise OldTimeoutError
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request"}
+
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    app = create_app(settings(tmp_path))
+    scope = {"type": "http", "method": "POST", "path": "/v1/jobs", "headers": [(b"host", b"127.0.0.1")]}
+    monkeypatch.setattr(asyncio, "TimeoutError", OldTimeoutError)
+    monkeypatch.setattr(asyncio, "wait_for", too_slow)
+    asyncio.run(Guard(application, app.state.service)(scope, receive, send))
+    assert sent[0]["status"] == 400 and b"must arrive within" in sent[1]["body"]
 
 
 def test_nothing_of_torch_is_loaded_by_the_front(tmp_path: Path) -> None:

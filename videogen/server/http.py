@@ -236,10 +236,10 @@ class Guard:
             if refusal is not None:
                 raise refusal
             await self.app(scope, guarded_receive, guarded_send)
-        except (ApiError, TimeoutError) as error:
+        except (ApiError, TimeoutError, asyncio.TimeoutError) as error:  # two kinds of the latter before Python 3.11
             if answered:
                 raise
-            if isinstance(error, TimeoutError):
+            if not isinstance(error, ApiError):
                 error = ApiError(400, "too_slow", f"a request must arrive within {BODY_SECONDS:g} seconds.")
             with contextlib.suppress(OSError):
                 await error_answer(path, error)(scope, receive, guarded_send)
