@@ -205,6 +205,18 @@ def test_pages_and_filters(store: JobStore) -> None:
         store.page("t", limit=2, after="video_x")
 
 
+def test_a_page_goes_on_after_a_job_that_was_deleted(store: JobStore) -> None:
+    ids = [submit(store).id for _ in range(5)]
+    for name in (ids[1], ids[3]):
+        store.cancel(name, "t")
+        assert store.delete(name, "t")
+    assert [job.id for job in store.page("t", limit=1, after=ids[3])[0]] == [ids[2]]
+    assert [job.id for job in store.page("t", limit=9, after=ids[1])[0]] == [ids[0]]
+    assert [job.id for job in store.page("t", limit=9, after=ids[1], descending=False)[0]] == [ids[2], ids[4]]
+    with pytest.raises(ValueError, match="`after` must be"):
+        store.page("t", limit=2, after="file_" + ids[1].removeprefix("video_"))
+
+
 def test_delete_only_what_has_ended_and_is_yours(store: JobStore) -> None:
     job = submit(store)
     assert not store.delete(job.id, "t")
