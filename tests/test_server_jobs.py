@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="the `server` extra is not installed")
 from sqlalchemy import select, update
 
-from videogen.server.callbacks import STATES
+from videogen.server.callbacks import STATES, Messenger
 from videogen.server.database import Database, callbacks, epoch, facts, jobs
 from videogen.server.jobs import IdempotencyConflict, JobStore, NewJob, QueueFull
 
@@ -188,6 +188,28 @@ def test_every_change_is_in_the_outbox_once_in_order(store: JobStore) -> None:
     assert len({row.id for row in rows}) == 2 and all(row.payload["event_id"] == row.id for row in rows)
     assert rows[1].payload["file_id"] == FILE["id"] and rows[1].payload["task_id"] == job.id
     assert set(STATES.values()) == {"queueing", "processing", "success", "failed", "cancelled"}
+
+
+def test_a_host_that_does_not_answer_holds_up_no_other(store: JobStore) -> None:
+    urls = [
+        "http://slow.example/a",
+        "http://slow.example/b",
+        "HTTP://Slow.example?c",
+        "http://slow.example.org/",
+        "http://slow.example:81",
+    ]
+    for url in urls:
+        store.cancel(submit(store, callback_url=url).id, "t")
+    with store.database.write() as connection:
+        for index, url in enumerate(urls):
+            connection.execute(update(callbacks).where(callbacks.c.url == url).values(next_attempt_at=float(index)))
+    one, other = Messenger(store.database), Messenger(store.database)
+    first = one._take()
+    taken = [other._take(), one._take(), other._take()]
+    assert first.url == urls[0] and {message and message.url for message in taken} == {urls[3], urls[4], None}
+    with store.database.write() as connection:  # its turn is over
+        connection.execute(update(callbacks).where(callbacks.c.id == first.id).values(state="delivered"))
+    assert one._take().url == urls[1] and other._take() is None
 
 
 def test_pages_and_filters(store: JobStore) -> None:
