@@ -194,6 +194,26 @@ def test_pictures_subjects_and_extension(server: LocalServer, done: dict) -> Non
     assert longer["result"]["num_source_frames"] == 17 and longer["result"]["num_frames"] in (25, 21)
 
 
+def test_what_becomes_of_a_picture_is_told_when_the_job_is_accepted(server: LocalServer) -> None:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.open(io.BytesIO(png(size=(64, 48)))).save(buffer, "JPEG", exif=exif)
+    upload = server.http.post("/v1/uploads", files={"file": ("a.jpg", buffer.getvalue())}).json()["id"]
+    told = [
+        "`{}` was turned upright as its EXIF orientation says.",
+        "`{}` was cropped at the centre from 48x64 to 48x48.",
+        f"`{{}}` was reduced to {SIZE}x{SIZE}.",
+    ]
+    first = server.submit(first_frame=upload)
+    assert first["adjusted"] == [sentence.format("first_frame") for sentence in told]
+    openai = server.http.post("/v1/videos", json={"prompt": PROMPT, "input_reference": {"file_id": upload}}).json()
+    assert openai["adjusted"] == [sentence.format("input_reference") for sentence in told]
+    subject = server.submit(prompt="the subject jumps in the snow", subjects=[upload])
+    assert subject["adjusted"][1:] == [sentence.format("subject 1") for sentence in told[1:]]
+    for job in (first, openai, subject):
+        assert server.wait(job["id"])["adjusted"] == job["adjusted"]
+
+
 def test_an_uploaded_video_is_continued(server: LocalServer, done: dict) -> None:
     clip = content(server, done["id"])
     upload = server.http.post("/v1/uploads", files={"file": ("a.mp4", clip, "video/mp4")}).json()

@@ -337,6 +337,8 @@ def test_sentences_of_the_server_are_chinese_in_the_chinese_page(page: Any, serv
 
     sentences = upload(Image.new("RGBA", (100, 60)))["adjusted"]
     sentences += estimate(width=1280, height=720, fps=25, duration=0.9)["adjusted"]
+    subject = upload(Image.new("RGB", (100, 60)))["id"]
+    sentences += estimate(prompt="the subject jumps in the snow", subjects=[subject])["adjusted"]
     sentences += estimate(num_frames=15)["adjusted"] + estimate(camera="[Pan left,Pan left]")["adjusted"]
     made = server.wait(server.submit(prompt="a fox plays chess, [Push in]", steps=1)["id"])
     sentences += made["warnings"]

@@ -367,7 +367,7 @@ def ask_again(job: Job, **changes: Any) -> Ask:
         "steps": request["steps"],
         "guidance_scale": request["guidance_scale"],
         "guidance_method": request["guidance_method"],
-        "guidance_rescale": request["guidance_rescale"],
+        "guidance_rescale": request["guidance_rescale"] if request["guidance_scale"] != 1.0 else 0.0,
         "guidance_interval": interval if request["guidance_scale"] != 1.0 else None,
         "quality": request.get("quality", "high"),
         "seed": request["seed"],

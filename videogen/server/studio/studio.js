@@ -393,7 +393,7 @@ function again(job, changes = {}) {
   const { request: r } = job;
   const body = {
     prompt: r.prompt, negative_prompt: r.negative_prompt, num_frames: r.num_frames, fps: r.fps, steps: r.steps,
-    guidance_scale: r.guidance_scale, guidance_method: r.guidance_method, guidance_rescale: r.guidance_rescale, quality: r.quality ?? "high",
+    guidance_scale: r.guidance_scale, guidance_method: r.guidance_method, guidance_rescale: r.guidance_scale !== 1 ? r.guidance_rescale : 0, quality: r.quality ?? "high",
     watermark: r.watermark, receipt_images: r.receipt_images, ...changes,
   };
   if (r.guidance_scale !== 1) body.guidance_interval = r.guidance_interval ?? [0, 1]; // an older job was guided throughout
