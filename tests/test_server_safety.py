@@ -551,6 +551,13 @@ def test_a_body_that_does_not_arrive_is_refused_by_every_python(
     assert sent[0]["status"] == 400 and b"must arrive within" in sent[1]["body"]
 
 
+def test_a_method_that_somebody_made_up_is_no_label(tmp_path: Path) -> None:
+    with client(tmp_path) as api:
+        api.request("BREW", "/health")
+        text = api.get("/metrics").text
+    assert "BREW" not in text and 'method="other"' in text
+
+
 def test_nothing_of_torch_is_loaded_by_the_front(tmp_path: Path) -> None:
     import subprocess
     import sys
