@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import threading
 from collections.abc import Iterator
@@ -92,6 +93,29 @@ def test_wait_outlives_a_server_that_starts_again(canned: Canned) -> None:
     canned.answers["GET", "/v1/jobs/a"] = [problem(404, "there is no such job"), job("completed")]
     with pytest.raises(ServerError, match="no such job"):
         client.wait("a", 0.0)
+
+
+def test_a_download_that_is_cut_short_leaves_no_file(canned: Canned, tmp_path: Path) -> None:
+    route = ("GET", "/v1/jobs/video_1/content?variant=video")
+    canned.answers[route] = ["the first half", (200, "whole")]
+    path = tmp_path / "clip.mp4"
+    with pytest.raises(ServerError, match="ended 986 bytes early") as caught:
+        Client(canned.url).download("video_1", path)
+    assert caught.value.status == 0 and list(tmp_path.iterdir()) == []
+    assert Client(canned.url).download("video_1", path).read_bytes() == b'"whole"'
+
+
+def test_a_download_whose_connection_breaks_is_a_lost_answer(
+    canned: Canned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(reply: http.client.HTTPResponse, size: int = -1) -> bytes:
+        raise ConnectionResetError("reset by peer")
+
+    canned.answers["GET", "/v1/jobs/video_1/content?variant=video"] = ["the first half"]
+    monkeypatch.setattr(http.client.HTTPResponse, "read", broken)
+    with pytest.raises(ServerError, match="does not answer: reset by peer"):
+        Client(canned.url).download("video_1", tmp_path / "clip.mp4")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_path_is_uploaded(canned: Canned, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from server_tools import PROMPT, SIZE, Hook, LocalServer, data_url, make_model, 
 
 from videogen.data.video import read_metadata, read_video, write_video
 from videogen.receipt import LABEL, frames_sha256, read_receipt
+from videogen.server import extension
 from videogen.server.auth import LOCAL
 from videogen.server.planning import Ask
 from videogen_pipelines.requests import extension_overlap
@@ -193,6 +194,26 @@ def test_pictures_subjects_and_extension(server: LocalServer, done: dict) -> Non
     assert longer["result"]["num_source_frames"] == 17 and longer["result"]["num_frames"] in (25, 21)
 
 
+def test_what_becomes_of_a_picture_is_told_when_the_job_is_accepted(server: LocalServer) -> None:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.open(io.BytesIO(png(size=(64, 48)))).save(buffer, "JPEG", exif=exif)
+    upload = server.http.post("/v1/uploads", files={"file": ("a.jpg", buffer.getvalue())}).json()["id"]
+    told = [
+        "`{}` was turned upright as its EXIF orientation says.",
+        "`{}` was cropped at the centre from 48x64 to 48x48.",
+        f"`{{}}` was reduced to {SIZE}x{SIZE}.",
+    ]
+    first = server.submit(first_frame=upload)
+    assert first["adjusted"] == [sentence.format("first_frame") for sentence in told]
+    openai = server.http.post("/v1/videos", json={"prompt": PROMPT, "input_reference": {"file_id": upload}}).json()
+    assert openai["adjusted"] == [sentence.format("input_reference") for sentence in told]
+    subject = server.submit(prompt="the subject jumps in the snow", subjects=[upload])
+    assert subject["adjusted"][1:] == [sentence.format("subject 1") for sentence in told[1:]]
+    for job in (first, openai, subject):
+        assert server.wait(job["id"])["adjusted"] == job["adjusted"]
+
+
 def test_an_uploaded_video_is_continued(server: LocalServer, done: dict) -> None:
     clip = content(server, done["id"])
     upload = server.http.post("/v1/uploads", files={"file": ("a.mp4", clip, "video/mp4")}).json()
@@ -247,6 +268,20 @@ def test_cancel_of_a_running_job_within_a_step_with_events(server: LocalServer) 
     assert kind == "data:image/jpeg;base64"
     assert marked["comment"] == LABEL.encode() and b"trainedAlgorithmicMedia" in marked["xmp"]
     assert server.http.get(f"/v1/jobs/{job['id']}/content").status_code == 409
+
+
+def test_the_events_of_a_job_that_is_deleted_end(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extension, "KEEPALIVE_SECONDS", 5.0)
+    blocker = server.submit(steps=1000, priority=50)
+    job = server.submit()
+    with server.http.stream("GET", f"/v1/jobs/{job['id']}/events") as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data: ") and server.service.store.get(job["id"]):
+                # at once, so that nobody sees it cancelled first
+                assert server.service.store.cancel(job["id"], LOCAL.tenant)
+                assert server.service.store.delete(job["id"], LOCAL.tenant)
+            assert line != ": still here"
+    server.http.delete(f"/v1/jobs/{blocker['id']}")
 
 
 def test_delete_stops_a_running_job_and_removes_its_files(server: LocalServer) -> None:

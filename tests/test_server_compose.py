@@ -43,7 +43,19 @@ def test_the_options_of_the_command_lines_exist(compose: dict[str, Any], capsys:
     for service in compose["services"].values():
         used |= {option.split("=")[0] for option in service.get("command", ())}
     assert used and used <= known
-    assert "--api-key-file=/run/keys.json" in compose["services"]["server"]["command"]  # it listens on every address
+    # it listens on every address
+    assert "--api-key-file=/run/keys/keys.json" in compose["services"]["server"]["command"]
+
+
+def test_the_key_file_is_seen_when_it_is_written_anew(compose: dict[str, Any]) -> None:
+    # `videogen keys` puts a new file in the old one's place; a mount of the file alone would go on showing the old one
+    (option,) = [one for one in compose["services"]["server"]["command"] if one.startswith("--api-key-file=")]
+    folder, _, name = option.partition("=")[2].rpartition("/")
+    header = (ROOT / "docker-compose.yml").read_text(encoding="utf-8").partition("\nx-server")[0]
+    guide = (ROOT / "docs" / "server.md").read_text(encoding="utf-8")
+    assert f"./keys:{folder}:ro" in compose["services"]["server"]["volumes"]
+    for text in (header, guide):
+        assert f"videogen keys add me --file keys/{name}" in text
 
 
 def test_the_dockerfile_copies_what_there_is() -> None:

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="the `server` extra is not installed")
 from sqlalchemy import select, update
 
-from videogen.server.callbacks import STATES
+from videogen.server.callbacks import STATES, Messenger
 from videogen.server.database import Database, callbacks, epoch, facts, jobs
 from videogen.server.jobs import IdempotencyConflict, JobStore, NewJob, QueueFull
 
@@ -190,6 +190,28 @@ def test_every_change_is_in_the_outbox_once_in_order(store: JobStore) -> None:
     assert set(STATES.values()) == {"queueing", "processing", "success", "failed", "cancelled"}
 
 
+def test_a_host_that_does_not_answer_holds_up_no_other(store: JobStore) -> None:
+    urls = [
+        "http://slow.example/a",
+        "http://slow.example/b",
+        "HTTP://Slow.example?c",
+        "http://slow.example.org/",
+        "http://slow.example:81",
+    ]
+    for url in urls:
+        store.cancel(submit(store, callback_url=url).id, "t")
+    with store.database.write() as connection:
+        for index, url in enumerate(urls):
+            connection.execute(update(callbacks).where(callbacks.c.url == url).values(next_attempt_at=float(index)))
+    one, other = Messenger(store.database), Messenger(store.database)
+    first = one._take()
+    taken = [other._take(), one._take(), other._take()]
+    assert first.url == urls[0] and {message and message.url for message in taken} == {urls[3], urls[4], None}
+    with store.database.write() as connection:  # its turn is over
+        connection.execute(update(callbacks).where(callbacks.c.id == first.id).values(state="delivered"))
+    assert one._take().url == urls[1] and other._take() is None
+
+
 def test_pages_and_filters(store: JobStore) -> None:
     ids = [submit(store, f"prompt {index} 100%").id for index in range(5)]
     submit(store, "of another", tenant="u")
@@ -203,6 +225,18 @@ def test_pages_and_filters(store: JobStore) -> None:
     assert [job.id for job in store.page("t", limit=9, statuses=["cancelled"])[0]] == [ids[1]]
     with pytest.raises(ValueError, match="`after` must be the id of one of your jobs"):
         store.page("t", limit=2, after="video_x")
+
+
+def test_a_page_goes_on_after_a_job_that_was_deleted(store: JobStore) -> None:
+    ids = [submit(store).id for _ in range(5)]
+    for name in (ids[1], ids[3]):
+        store.cancel(name, "t")
+        assert store.delete(name, "t")
+    assert [job.id for job in store.page("t", limit=1, after=ids[3])[0]] == [ids[2]]
+    assert [job.id for job in store.page("t", limit=9, after=ids[1])[0]] == [ids[0]]
+    assert [job.id for job in store.page("t", limit=9, after=ids[1], descending=False)[0]] == [ids[2], ids[4]]
+    with pytest.raises(ValueError, match="`after` must be"):
+        store.page("t", limit=2, after="file_" + ids[1].removeprefix("video_"))
 
 
 def test_delete_only_what_has_ended_and_is_yours(store: JobStore) -> None:

@@ -17,7 +17,7 @@ from videogen.models.low_rank import FAST_FOLDER, add_low_rank, low_rank_tensors
 from videogen.models.transformer import VideoTransformer
 from videogen.server.app import create_app
 from videogen.server.generation import Generator, calculated_timing
-from videogen.server.planning import Ask, Planner, Refused, shape_of
+from videogen.server.planning import Ask, Planner, Refused, StoredPicture, shape_of
 from videogen.server.settings import Settings
 from videogen.server.storage import Storage
 
@@ -89,3 +89,34 @@ def test_what_cannot_be_combined_is_named(model: Path, tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"^`subjects` and `first_frame` must not be combined") as refused:
         Planner(model, tmp_path).plan(ask, {})
     assert refused.value.param == "subjects"
+
+
+@pytest.mark.parametrize("argument", ["guidance_method", "guidance_rescale", "guidance_interval", "negative_prompt"])
+def test_what_guides_is_refused_where_there_is_no_guidance(model: Path, tmp_path: Path, argument: str) -> None:
+    values = {"guidance_method": "cfg_zero", "guidance_rescale": 0.5, "guidance_interval": (0.0, 0.5)}
+    ask = Ask(prompt=PROMPT, guidance_scale=1.0, **{argument: values.get(argument, "night")})  # type: ignore[arg-type]
+    with pytest.raises(Refused, match=f"^`{argument}` has no effect while `guidance_scale` is 1.0") as refused:
+        Planner(model, tmp_path).plan(ask, {})
+    assert refused.value.param == argument
+
+
+def test_pictures_that_will_be_cropped_or_resized_are_told_before(model: Path, tmp_path: Path) -> None:
+    planner = Planner(model, tmp_path)
+    ask = Ask(
+        prompt=PROMPT,
+        first_frame="a",
+        last_frame="b",
+        keyframes=[{"time": 0.5, "image": "c"}],  # type: ignore[list-item]
+    )
+    pictures = {
+        "first": [StoredPicture("a", width=64, height=48)],
+        "last": [StoredPicture("b", width=SIZE, height=SIZE)],
+        "keyframe": [StoredPicture("c", width=16, height=16)],
+    }
+    assert planner.plan(ask, pictures).adjusted == [
+        "`first_frame` was cropped at the centre from 64x48 to 48x48.",
+        f"`first_frame` was reduced to {SIZE}x{SIZE}.",
+        f"`keyframe 0.5` was enlarged to {SIZE}x{SIZE}.",
+    ]
+    with pytest.raises(Refused, match="`strict` was asked for, but this would be adjusted: `first_frame` was cropped"):
+        planner.plan(ask.model_copy(update={"strict": True}), pictures)

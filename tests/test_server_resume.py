@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +87,26 @@ def test_a_checkpoint_of_another_request_or_half_a_file_is_not_used(generator: G
     assert load_checkpoint(path, "another") is None
     path.write_bytes(path.read_bytes()[:100])
     assert load_checkpoint(path, "key") is None and load_checkpoint(tmp_path / "none", "key") is None
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk_says_so_as_other_files_do(
+    generator: Generator, tmp_path: Path
+) -> None:
+    """The worker tells a full disk by the number of the error; safetensors' own exception has none."""
+    path = tmp_path / "a.safetensors"
+    kept: list[Step] = []
+    generator.run(request(), Storage(tmp_path / "data"), kept.append)
+    assert kept[1].checkpoint is not None
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            save_checkpoint(path, kept[1].checkpoint, "key")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.EFBIG and list(tmp_path.glob("*.safetensors")) == []
+    save_checkpoint(path, kept[1].checkpoint, "key")
+    assert load_checkpoint(path, "key") is not None
 
 
 def test_one_video_at_a_time(generator: Generator, tmp_path: Path) -> None:

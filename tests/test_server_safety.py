@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import http.server
 import io
@@ -14,7 +15,7 @@ import threading
 import time
 import zlib
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -24,13 +25,14 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from pydantic import ValidationError
 from server_tools import data_url, png
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 
 from videogen.cli import main
 from videogen.server import fetch
 from videogen.server.app import create_app
 from videogen.server.auth import KeyRing, RateLimiter, add_key, read_keys, remove_key
 from videogen.server.database import files
+from videogen.server.http import Guard
 from videogen.server.media import decode_data_url
 from videogen.server.planning import Refused
 from videogen.server.settings import Settings, is_loopback
@@ -190,6 +192,27 @@ def test_uploads_that_are_refused(api: TestClient, name: str) -> None:
     reply = api.post("/v1/uploads", files={"file": ("a.png", content)})
     assert reply.status_code == 422, reply.text
     assert words in reply.json()["error"]["message"] and "passwd" not in reply.text and "Traceback" not in reply.text
+
+
+def test_a_file_that_comes_along_is_kept_only_when_nothing_stands_against_it(tmp_path: Path) -> None:
+    with client(tmp_path, rate_limit=3) as api:
+        service = api.app.state.service  # type: ignore[attr-defined]
+        service.limiter._clock = lambda: 0.0
+
+        def create(route: str = "", field: str = "input_reference", key: str = "a", **fields: str) -> tuple[int, int]:
+            form = {"prompt": PROMPT, **fields}
+            headers = {"idempotency-key": key}
+            reply = api.post("/v1/videos" + route, data=form, files={field: ("a.png", png())}, headers=headers)
+            with service.database.read() as connection:
+                return reply.status_code, connection.scalar(select(func.count()).select_from(files))
+
+        assert create(size="huge") == (400, 0) and create(seconds="soon") == (400, 0)
+        assert create("/extensions", "video", seconds="soon") == (400, 0)
+        assert create() == (200, 1)
+        assert create() == (200, 1)  # a repetition
+        assert create(prompt="a pig stays on the beach") == (409, 1)
+        assert create(key="b") == (429, 1)
+        assert create("/extensions", "video", key="c", seconds="1") == (429, 1)
 
 
 def test_what_is_kept_of_an_upload_is_pixels_only(api: TestClient) -> None:
@@ -495,6 +518,44 @@ def test_two_servers_on_one_data_folder_are_refused(tmp_path: Path) -> None:
         lock_data(settings(tmp_path))
     first.close()
     lock_data(settings(tmp_path)).close()
+
+
+def test_a_body_that_does_not_arrive_is_refused_by_every_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Python 3.11 asyncio's exception of that name is another one than the language's."""
+
+    class OldTimeoutError(Exception):
+        pass
+
+    async def too_slow(awaitable: Any, timeout: float) -> None:
+        awaitable.close()
+        raise OldTimeoutError
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request"}
+
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    app = create_app(settings(tmp_path))
+    scope = {"type": "http", "method": "POST", "path": "/v1/jobs", "headers": [(b"host", b"127.0.0.1")]}
+    monkeypatch.setattr(asyncio, "TimeoutError", OldTimeoutError)
+    monkeypatch.setattr(asyncio, "wait_for", too_slow)
+    asyncio.run(Guard(application, app.state.service)(scope, receive, send))
+    assert sent[0]["status"] == 400 and b"must arrive within" in sent[1]["body"]
+
+
+def test_a_method_that_somebody_made_up_is_no_label(tmp_path: Path) -> None:
+    with client(tmp_path) as api:
+        api.request("BREW", "/health")
+        text = api.get("/metrics").text
+    assert "BREW" not in text and 'method="other"' in text
 
 
 def test_nothing_of_torch_is_loaded_by_the_front(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -257,6 +258,49 @@ def test_search_compare_keyboard_and_delete(page: Any, server: LocalServer) -> N
     until(page, f"document.querySelectorAll('.card').length === {before - 1}")
 
 
+def test_older_clips_after_the_oldest_shown_was_deleted(page: Any, server: LocalServer) -> None:
+    prompt = "a horse stays on the beach"
+    for seed in range(4):
+        server.wait(server.submit(prompt=prompt, seed=seed, steps=1)["id"])
+
+    pages = re.compile(r"/v1/jobs\?.*limit=24")
+
+    def smaller(route: Any) -> None:
+        route.continue_(url=route.request.url.replace("limit=24", "limit=2"))
+
+    page.route(pages, smaller)
+    page.reload()
+    page.wait_for_selector(".card")
+    page.fill("#search", "horse")
+    until(page, "document.querySelectorAll('.card').length === 2")
+    page.locator(".card .open").last.click()
+    page.click("#detail .danger")
+    page.click("#detail .danger")
+    until(page, "document.querySelectorAll('.card').length === 1")
+    page.click("#load-more")
+    until(page, "document.querySelectorAll('.card').length === 3")
+
+    page.route(pages, lambda route: route.fulfill(status=422, json={"error": {"message": "not now"}}))
+    page.fill("#search", "horse stays")
+    page.wait_for_selector("#problem:not([hidden])")
+    assert "not now" in page.inner_text("#problem")
+    page.unroute(pages)
+    page.fill("#search", "horse")
+    page.wait_for_selector("#problem[hidden]", state="attached")
+
+
+def test_what_ended_while_nobody_told_is_found_again(page: Any, server: LocalServer) -> None:
+    page.route("**/v1/events", lambda route: route.fulfill(status=200, body=": videogen\n\n"))  # breaks at once
+    page.reload()
+    page.wait_for_selector("#state[data-state=ready]")
+    blocker = server.submit(steps=1000, priority=50)
+    done = server.submit(prompt="a duck stays on the beach", steps=1)
+    until(page, "document.querySelectorAll('#queue .job').length === 2")
+    server.http.post(f"/v1/jobs/{blocker['id']}/cancel")
+    until(page, f"document.querySelector('.card[data-id={done['id']}]') !== null")
+    until(page, "document.querySelectorAll('#queue .job:not(.failed) progress:not([hidden])').length === 0")
+
+
 def test_chinese_dark_and_phone_width(page: Any, server: LocalServer) -> None:
     page.click("#language")
     assert page.inner_text("#generate span") == "生成" and page.evaluate("document.documentElement.lang") == "zh-CN"
@@ -293,6 +337,8 @@ def test_sentences_of_the_server_are_chinese_in_the_chinese_page(page: Any, serv
 
     sentences = upload(Image.new("RGBA", (100, 60)))["adjusted"]
     sentences += estimate(width=1280, height=720, fps=25, duration=0.9)["adjusted"]
+    subject = upload(Image.new("RGB", (100, 60)))["id"]
+    sentences += estimate(prompt="the subject jumps in the snow", subjects=[subject])["adjusted"]
     sentences += estimate(num_frames=15)["adjusted"] + estimate(camera="[Pan left,Pan left]")["adjusted"]
     made = server.wait(server.submit(prompt="a fox plays chess, [Push in]", steps=1)["id"])
     sentences += made["warnings"]

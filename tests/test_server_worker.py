@@ -134,6 +134,26 @@ def test_a_bad_or_cancelled_clip_costs_its_batch_nothing(server: LocalServer, mo
     assert receipt["request"]["batch_size"] == 4
 
 
+def test_a_batch_that_does_not_fit_is_made_one_by_one(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = server.workers[0]
+    tries: list[int] = []
+
+    def too_much(requests: Any, on_step: Any) -> Any:
+        tries.append(len(requests))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(made.generator, "run_batch", too_much)
+    server.wait(server.submit(steps=3, prompt=STILL)["id"])  # what one takes alone is known
+    for _ in range(2):
+        blocker = server.submit(steps=200, priority=50, prompt=STILL)
+        batch = [server.submit(steps=3, seed=seed, batching=True, prompt=STILL) for seed in range(3)]
+        server.wait(blocker["id"], "running")
+        server.http.post(f"/v1/jobs/{blocker['id']}/cancel")
+        ended = [server.wait(job["id"]) for job in batch]
+        assert [job["status"] for job in ended] == ["completed"] * 3
+    assert tries == [3]  # and not tried again
+
+
 def test_jobs_are_taken_together_where_that_was_faster(tmp_path: Path) -> None:
     made = worker.Worker("w", "s", Settings(data=tmp_path))
     found = [made._together("s")]  # one alone first

@@ -12,12 +12,11 @@ import http.client
 import json
 import mimetypes
 import secrets
-import shutil
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -134,10 +133,14 @@ class Client:
         self._open("DELETE", f"/v1/jobs/{urllib.parse.quote(job_id, safe='')}").close()
 
     def download(self, job_id: str, path: str | Path, variant: str = "video") -> Path:
-        """Write a clip (or its "gif", "sheet", "receipt", "thumbnail", "spritesheet") to `path`, whole or not at all."""
+        """Write a clip (or its "gif", "sheet", "receipt", "thumbnail", "spritesheet") to `path`, whole or not at all.
+
+        Raises:
+            ServerError: it refused, or went before the end.
+        """
         route = f"/v1/jobs/{urllib.parse.quote(job_id, safe='')}/content?variant={urllib.parse.quote(variant)}"
         with self._open("GET", route) as reply, atomic_path(path) as temporary, open(temporary, "wb") as file:
-            shutil.copyfileobj(reply, file)
+            file.writelines(self._blocks(reply))
         return Path(path)
 
     def upload(self, path: str | Path) -> str:
@@ -175,6 +178,15 @@ class Client:
         try:
             return json.load(reply)
         except (OSError, http.client.HTTPException) as error:  # the server went while it answered
+            raise self._lost(error) from None
+
+    def _blocks(self, reply: Any) -> Iterator[bytes]:
+        try:
+            while block := reply.read(1 << 16):
+                yield block
+            if reply.length:  # what is missing of the announced length; such reads do not tell
+                raise ConnectionError(f"its answer ended {reply.length} bytes early")
+        except (OSError, http.client.HTTPException) as error:
             raise self._lost(error) from None
 
     def _open(self, method: str, path: str, data: bytes | None = None, headers: Mapping[str, str] | None = None) -> Any:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from videogen.conditioning.fit import fit
+
 MIN_SIDE = 8
 """Pixels; a picture with a shorter side says nothing a model could use."""
 
@@ -236,19 +238,10 @@ def _to_srgb(picture: Image.Image, profile: bytes, name: str, adjusted: list[str
 
 
 def _fit(picture: Image.Image, height: int, width: int, name: str, adjusted: list[str]) -> Image.Image:
-    if picture.size == (width, height):
-        return picture
-    was_width, was_height = picture.size
-    scale = min(was_width / width, was_height / height)  # source pixels per model pixel
-    crop_width, crop_height = round(width * scale), round(height * scale)
-    left, top = (was_width - crop_width) // 2, (was_height - crop_height) // 2
-    if (crop_width, crop_height) != picture.size:
-        adjusted.append(
-            f"`{name}` was cropped at the centre from {was_width}x{was_height} to {crop_width}x{crop_height}."
-        )
-        picture = picture.crop((left, top, left + crop_width, top + crop_height))
+    box, told = fit(picture.size, height, width, name)
+    adjusted.extend(told)
+    if box != (0, 0, *picture.size):
+        picture = picture.crop(box)
     if picture.size != (width, height):
-        verb = "enlarged" if scale < 1.0 else "reduced"
-        adjusted.append(f"`{name}` was {verb} to {width}x{height}.")
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     return picture

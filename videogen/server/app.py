@@ -66,7 +66,7 @@ class Watcher:
                 self._known.clear()
                 continue
             try:
-                changed = await run_in_threadpool(self._look)
+                changed, gone = await run_in_threadpool(self._look)
             except UNAVAILABLE as error:
                 log.error("events: the database does not answer: %s", str(error).splitlines()[0])
                 continue
@@ -74,6 +74,9 @@ class Watcher:
                 for tenant, job_id, queue in list(self._subscribers):
                     if tenant == job.tenant and job_id in (None, job.id) and not queue.full():
                         queue.put_nowait(job)
+            for _, job_id, queue in list(self._subscribers):
+                if job_id in gone and not queue.full():
+                    queue.put_nowait(None)
 
     def close(self) -> None:
         """End every stream."""
@@ -81,22 +84,25 @@ class Watcher:
             if not queue.full():
                 queue.put_nowait(None)
 
-    def _look(self) -> list[Job]:
+    def _look(self) -> tuple[list[Job], set[str]]:
+        """The jobs that changed, and those that somebody watches and that were deleted."""
         columns = (jobs.c.id, jobs.c.status, jobs.c.stage, jobs.c.step, jobs.c.preview_step)
         recent = or_(jobs.c.status == "running", jobs.c.finished_at > epoch() - 5, jobs.c.created_at > epoch() - 5)
+        # Asked before the look, which then shows them all: whoever subscribes saw the job.
+        watched = {job_id for _, job_id, _ in list(self._subscribers) if job_id is not None}
         with self.service.database.read() as connection:
             rows = list(connection.execute(select(*columns).where(recent)))
-            watched = [job_id for _, job_id, _ in self._subscribers if job_id is not None]
             seen = {row.id for row in rows}
-            missing = [job_id for job_id in [*watched, *self._known] if job_id not in seen]
+            missing = [job_id for job_id in [*watched, *self._known] if job_id not in seen][:500]
             if missing:
-                rows += list(connection.execute(select(*columns).where(jobs.c.id.in_(missing[:500]))))
+                rows += list(connection.execute(select(*columns).where(jobs.c.id.in_(missing))))
         now = {row.id: tuple(row) for row in rows}
+        gone = {job_id for job_id in watched if job_id in missing and job_id not in now}
         changed = [job_id for job_id, state in now.items() if self._known.get(job_id) != state]
         self._known = {
             job_id: state for job_id, state in now.items() if state[1] in ("queued", "running") or job_id in seen
         }
-        return self.service.store.get_many(changed) if changed else []
+        return self.service.store.get_many(changed) if changed else [], gone
 
 
 def create_app(settings: Settings) -> FastAPI:

@@ -15,8 +15,9 @@ import threading
 import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, Connection, Select, func, or_, select, update
 
 from videogen.server import fetch
 from videogen.server.database import UNAVAILABLE, Database, callbacks, epoch
@@ -93,13 +94,24 @@ def check_callback(url: str, allowed_hosts: Collection[str] = ()) -> None:
         )
 
 
+def _host(url: str) -> str:
+    """Scheme, host and port of an address."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}".lower()
+
+
+def _is_of(host: str) -> ColumnElement[bool]:
+    url = func.lower(callbacks.c.url)
+    return or_(url == host, *(url.startswith(host + end, autoescape=True) for end in "/?#"))
+
+
 class Messenger:
     """The thread that empties the outbox; several servers may each have one.
 
     Args:
         database: with the outbox.
         allowed_hosts: that may be private.
-        num_threads: messages on their way at once, so that a slow host holds up no other.
+        num_threads: messages on their way at once, each to another host, so that a slow one holds up no other.
     """
 
     def __init__(self, database: Database, allowed_hosts: Collection[str] = (), num_threads: int = 4):
@@ -135,8 +147,8 @@ class Messenger:
                 log.exception("callbacks go on after an error")
                 self._stopping.wait(2.0)
 
-    def _take(self) -> Any:
-        """The next message that is due and whose predecessors of the same job are through."""
+    def _due(self, connection: Connection) -> Select:
+        """The next message that is due, whose predecessors of the same job are through, and whose host has none on its way."""
         earlier = callbacks.alias("earlier")
         blocked = (
             select(earlier.c.id)
@@ -158,11 +170,19 @@ class Messenger:
             .order_by(callbacks.c.next_attempt_at)
             .limit(1)
         )
+        taken = callbacks.c.state == "waiting", callbacks.c.lease_until > epoch()
+        busy = {_host(url) for url in connection.scalars(select(callbacks.c.url).where(*taken))}
+        for host in busy:
+            due = due.where(~_is_of(host))
+        return due
+
+    def _take(self) -> Any:
+        """The next message to deliver, marked as on its way; None where there is none."""
         with self.database.read() as connection:
-            if connection.scalar(due) is None:
+            if connection.scalar(self._due(connection)) is None:
                 return None
         with self.database.write() as connection:
-            chosen = connection.scalar(due.with_for_update(skip_locked=True))
+            chosen = connection.scalar(self._due(connection).with_for_update(skip_locked=True))
             if chosen is None:
                 return None
             return connection.execute(

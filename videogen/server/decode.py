@@ -100,7 +100,15 @@ def _picture(limits: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"`file` must be an intact picture, and is damaged ({type(error).__name__}); save it again."
         ) from None
-    return {"kind": "image", "width": width, "height": height, "adjusted": adjusted, "num_frames": 1, "fps": None}
+    return {
+        "kind": "image",
+        "width": width,
+        "height": height,
+        "kept": picture.size,
+        "adjusted": adjusted,
+        "num_frames": 1,
+        "fps": None,
+    }
 
 
 def _orientation(picture: Any) -> int:

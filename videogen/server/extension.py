@@ -305,7 +305,7 @@ async def _events(request: Request, service: Service, tenant: str, job_id: str |
         while not request.app.state.closing.is_set():
             try:
                 job = await asyncio.wait_for(changes.get(), KEEPALIVE_SECONDS)
-            except TimeoutError:
+            except (TimeoutError, asyncio.TimeoutError):  # two kinds before Python 3.11
                 yield b": still here\n\n"
                 continue
             if job is None:

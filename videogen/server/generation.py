@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from videogen.cli.run import Input, load_pipeline, make_receipt
 from videogen.conditioning.camera import parse_camera
-from videogen.data.files import atomic_path, write_atomic
+from videogen.data.files import write_atomic
 from videogen.data.sheet import contact_sheet
 from videogen.data.video import write_video
 from videogen.receipt import LABEL, Receipt, receipt_metadata, weights_sha256
@@ -284,14 +284,14 @@ def write_preview(path: Path, picture: np.ndarray) -> None:
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint, key: str) -> None:
     """Keep where a generation stands. `key` names the request and the weights it belongs to."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {"latents": checkpoint.latents.cpu().contiguous(), "generator": checkpoint.generator_state}
     if checkpoint.video is not None:
         tensors["video"] = checkpoint.video.cpu().contiguous()
     facts = {"key": key, "window": str(checkpoint.window), "step": str(checkpoint.step)}
-    with atomic_path(path) as temporary:
-        save_file(tensors, str(temporary), metadata=facts)
+    # Written by us: `save_file` turns the errors of a disk into one of its own that has no number.
+    write_atomic(path, save(tensors, metadata=facts))
 
 
 def load_checkpoint(path: Path, key: str) -> Checkpoint | None:

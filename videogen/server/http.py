@@ -22,6 +22,8 @@ from videogen.server.settings import is_loopback
 from videogen.server.storage import VARIANTS
 
 BODY_SECONDS = 60.0
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+"""What metrics tell apart: a client can send any word, and every label is kept for ever."""
 MINIMAX_PREFIXES = ("/v1/video_generation", "/v1/query/", "/v1/files/")
 SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -215,7 +217,8 @@ class Guard:
                     if name.encode() not in present:
                         message["headers"].append((name.encode(), value.encode()))
                 route = getattr(scope.get("route"), "path", "other")
-                self.service.metrics.requests.labels(scope["method"], route, str(message["status"])).observe(
+                method = scope["method"] if scope["method"] in METHODS else "other"
+                self.service.metrics.requests.labels(method, route, str(message["status"])).observe(
                     time.perf_counter() - started
                 )
             await send(message)
@@ -236,10 +239,10 @@ class Guard:
             if refusal is not None:
                 raise refusal
             await self.app(scope, guarded_receive, guarded_send)
-        except (ApiError, TimeoutError) as error:
+        except (ApiError, TimeoutError, asyncio.TimeoutError) as error:  # two kinds of the latter before Python 3.11
             if answered:
                 raise
-            if isinstance(error, TimeoutError):
+            if not isinstance(error, ApiError):
                 error = ApiError(400, "too_slow", f"a request must arrive within {BODY_SECONDS:g} seconds.")
             with contextlib.suppress(OSError):
                 await error_answer(path, error)(scope, receive, guarded_send)

@@ -29,6 +29,7 @@ from sqlalchemy import Connection, Select, and_, case, delete, func, insert, or_
 from sqlalchemy.exc import IntegrityError
 
 from videogen.server.database import Database, callbacks, epoch, files, jobs, timings, workers
+from videogen.server.storage import is_id
 
 log = logging.getLogger(__name__)
 
@@ -249,7 +250,7 @@ class JobStore:
         """Jobs of a tenant by time of creation, and whether there are more.
 
         Raises:
-            ValueError: `after` is no job of the tenant.
+            ValueError: `after` is no job of the tenant, nor the id of one that was deleted.
         """
         query = select(*_COLUMNS).where(jobs.c.tenant == tenant)
         if statuses:
@@ -265,11 +266,14 @@ class JobStore:
         with self.database.read() as connection:
             if after is not None:
                 moment = connection.scalar(select(jobs.c.created_at).where(jobs.c.id == after, jobs.c.tenant == tenant))
-                if moment is None:
-                    raise ValueError("`after` must be the id of one of your jobs, got one that is not there.")
-                later = jobs.c.created_at < moment if descending else jobs.c.created_at > moment
                 tie = jobs.c.id < after if descending else jobs.c.id > after
-                query = query.where(or_(later, and_(jobs.c.created_at == moment, tie)))
+                if moment is not None:
+                    later = jobs.c.created_at < moment if descending else jobs.c.created_at > moment
+                    query = query.where(or_(later, and_(jobs.c.created_at == moment, tie)))
+                elif is_id(after) and after.startswith("video_"):  # deleted since; ids begin with the time
+                    query = query.where(tie)
+                else:
+                    raise ValueError("`after` must be the id of one of your jobs, got one that is not there.")
             order = [jobs.c.created_at, jobs.c.id]
             query = query.order_by(*(column.desc() if descending else column for column in order)).limit(limit + 1)
             found = [_job(row) for row in connection.execute(query)]

@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote_to_bytes
@@ -37,7 +38,7 @@ Kind = Literal["image", "video"]
 
 @dataclass(frozen=True)
 class Upload:
-    """A decoded upload as the table of files knows it."""
+    """A decoded upload as the table of files knows it; `kept` is width and height of a picture as it lies there, upright and reduced."""
 
     id: str
     name: str
@@ -47,6 +48,7 @@ class Upload:
     height: int
     adjusted: tuple[str, ...]
     created_at: float
+    kept: Sequence[int] | None = None
 
 
 class Media:
@@ -109,13 +111,22 @@ class Media:
                         "sentences": facts["adjusted"],
                         "num_frames": facts["num_frames"],
                         "fps": facts["fps"],
+                        "kept": facts.get("kept"),
                     },
                     created_at=epoch(),
                 )
                 .returning(files.c.created_at)
             ).scalar_one()
         return Upload(
-            file_id, clean, found, size, facts["width"], facts["height"], tuple(facts["adjusted"]), float(created)
+            file_id,
+            clean,
+            found,
+            size,
+            facts["width"],
+            facts["height"],
+            tuple(facts["adjusted"]),
+            float(created),
+            facts.get("kept"),
         )
 
     def resolve(self, reference: str, tenant: str, kind: Kind, param: str) -> StoredPicture:
@@ -128,10 +139,10 @@ class Media:
             upload = self.add(
                 decode_data_url(reference, self.settings.max_upload_bytes, param), "data", tenant, kind, param
             )
-            return StoredPicture(upload.id, tuple(_named(upload.adjusted, param)))
+            return _stored(upload.id, upload.adjusted, upload.kept, param)
         if reference.startswith(("http://", "https://")):
             upload = self.add(self._fetch(reference, param), "remote", tenant, kind, param)
-            return StoredPicture(upload.id, tuple(_named(upload.adjusted, param)))
+            return _stored(upload.id, upload.adjusted, upload.kept, param)
         row = self.find(reference, tenant)
         if row is None or row.kind != kind:
             raise Refused(
@@ -143,8 +154,8 @@ class Media:
         if row.purpose == "video_generation":
             return StoredPicture(row.id, is_clip=True)
         facts = row.adjusted or {}
-        sentences = tuple(_named(facts.get("sentences", ()), param))
-        return StoredPicture(row.id, sentences, num_frames=facts.get("num_frames"), fps=facts.get("fps"))
+        stored = _stored(row.id, facts.get("sentences", ()), facts.get("kept"), param)
+        return replace(stored, num_frames=facts.get("num_frames"), fps=facts.get("fps"))
 
     def find(self, file_id: str, tenant: str) -> Row | None:
         """The row of a file of a tenant, or None."""
@@ -236,5 +247,7 @@ def decode_data_url(url: str, max_bytes: int, param: str) -> bytes:
         raise Refused(f"`{param}` must be valid base64 behind data:...;base64, and is not.", param) from None
 
 
-def _named(sentences: tuple[str, ...] | list[str], param: str) -> list[str]:
-    return [sentence.replace("`file`", f"`{param}`") for sentence in sentences]
+def _stored(file_id: str, sentences: Sequence[str], kept: Sequence[int] | None, param: str) -> StoredPicture:
+    width, height = kept or (None, None)
+    told = tuple(sentence.replace("`file`", f"`{param}`") for sentence in sentences)
+    return StoredPicture(file_id, told, width=width, height=height)

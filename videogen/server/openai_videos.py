@@ -189,7 +189,6 @@ def _create(
     asked = body.model_dump(mode="json", exclude_unset=True)
     if upload is not None:
         asked["input_reference"] = upload[0]
-        reference = service.keep(principal, *upload, "image", "input_reference").id
     width, height = _size(body.size)
     ask = Ask(
         prompt=body.prompt,
@@ -202,7 +201,8 @@ def _create(
         quality=body.quality,
         strict=body.strict,
     )
-    return _submit(service, principal, address, ask, asked, idempotency_key, adjusted)
+    attached = None if upload is None else ("first_frame", *upload)
+    return _submit(service, principal, address, ask, asked, idempotency_key, adjusted, attached)
 
 
 def _submit(
@@ -213,9 +213,17 @@ def _submit(
     asked: dict[str, Any],
     idempotency_key: str | None,
     adjusted: list[str],
+    attached: tuple[str, bytes, str] | None,
 ) -> Video:
     job, _ = service.submit(
-        principal, address, "openai", ask, asked, idempotency_key=idempotency_key, adjusted=adjusted
+        principal,
+        address,
+        "openai",
+        ask,
+        asked,
+        idempotency_key=idempotency_key,
+        adjusted=adjusted,
+        attached=attached,
     )
     return video_of(job, service)
 
@@ -262,12 +270,13 @@ def _extend(
     idempotency_key: str | None,
 ) -> Video:
     asked = body.model_dump(mode="json", exclude_unset=True)
-    source = body.video.id
+    attached = None
     if upload is not None:
         asked["video"] = upload[0]
-        source = service.keep(principal, *upload, "video", "video").id
+        attached = ("source", *upload)
+    source = body.video.id if upload is None else None
     ask = Ask(prompt=body.prompt, source=source, duration=_seconds(body.seconds), quality=body.quality)
-    return _submit(service, principal, address, ask, asked, idempotency_key, [])
+    return _submit(service, principal, address, ask, asked, idempotency_key, [], attached)
 
 
 @router.get("/v1/videos/{video_id}", responses={**_errors, **error_responses(404)})
@@ -358,7 +367,7 @@ def ask_again(job: Job, **changes: Any) -> Ask:
         "steps": request["steps"],
         "guidance_scale": request["guidance_scale"],
         "guidance_method": request["guidance_method"],
-        "guidance_rescale": request["guidance_rescale"],
+        "guidance_rescale": request["guidance_rescale"] if request["guidance_scale"] != 1.0 else 0.0,
         "guidance_interval": interval if request["guidance_scale"] != 1.0 else None,
         "quality": request.get("quality", "high"),
         "seed": request["seed"],

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from videogen.conditioning.fit import fit
 from videogen.server.lexicon import Lexicon, load_lexicon
 
 Quality = Literal["fast", "high"]
@@ -176,13 +177,16 @@ def shape_of(request: JobRequest) -> str:
 
 @dataclass(frozen=True)
 class StoredPicture:
-    """An upload as `media` left it; what it changed is among `adjusted`. A video has `num_frames` at `fps` (None = the model's)."""
+    """An upload as `media` left it; what it changed is among `adjusted`. A video has `num_frames` at `fps` (None = the model's), a
+    picture `width` and `height` (None = kept by a version that did not say)."""
 
     file_id: str
     adjusted: tuple[str, ...] = ()
     is_clip: bool = False
     num_frames: int | None = None
     fps: float | None = None
+    width: int | None = None
+    height: int | None = None
 
 
 @dataclass(frozen=True)
@@ -357,6 +361,7 @@ class Planner:
 
             fps = self._fps(ask, adjusted)
             height, width = self._size(ask, adjusted, extends=task == "extend")
+            adjusted.extend(_fitted(ask, pictures, height, width))
             if task == "extend":
                 num_frames = self._num_new_frames(ask, fps, self._num_source_frames(pictures, fps), adjusted)
             else:
@@ -379,8 +384,8 @@ class Planner:
                 raise ValueError(
                     "`negative_prompt` has no effect while `guidance_scale` is 1.0; leave one of them out."
                 )
-            for name in ("guidance_method", "guidance_interval"):
-                if scale == 1.0 and getattr(ask, name) not in (None, "standard"):
+            for name in ("guidance_method", "guidance_rescale", "guidance_interval"):
+                if scale == 1.0 and getattr(ask, name) not in (None, "standard", 0.0):
                     raise ValueError(f"`{name}` has no effect while `guidance_scale` is 1.0; leave one of them out.")
             if task == "image":
                 frames = rules.keyframe_numbers([frame.time for frame in ask.keyframes], num_frames, fps, adjusted)
@@ -605,6 +610,20 @@ def _pictures(ask: Ask, pictures: Mapping[str, Sequence[StoredPicture]]) -> tupl
             time = ask.keyframes[index].time if role == "keyframe" else None
             found.append(Picture(role=role, file_id=stored.file_id, time=time, is_clip=stored.is_clip))
     return tuple(found)
+
+
+def _fitted(ask: Ask, pictures: Mapping[str, Sequence[StoredPicture]], height: int, width: int) -> Iterator[str]:
+    """What will be done to pictures of another size, in the words that the pipelines say it in."""
+    names = {
+        "first": ["first_frame"],
+        "last": ["last_frame"],
+        "keyframe": [f"keyframe {keyframe.time:g}" for keyframe in ask.keyframes],
+        "subject": [f"subject {index + 1}" for index in range(len(ask.subjects))],
+    }
+    for role, group in names.items():
+        for name, stored in zip(group, pictures.get(role, ()), strict=False):
+            if stored.width is not None and stored.height is not None:
+                yield from fit((stored.width, stored.height), height, width, name)[1]
 
 
 def _first_argument(message: str) -> str | None:

@@ -162,6 +162,7 @@ class Service:
         idempotency_key: str | None = None,
         adjusted: list[str] | None = None,
         remixed_from: str | None = None,
+        attached: tuple[str, bytes, str] | None = None,
     ) -> tuple[Job, bool]:
         """Accept a job; once this returns, it is durable.
 
@@ -174,6 +175,7 @@ class Service:
             idempotency_key: a repetition under the same key gives the same job.
             adjusted: what the dialect changed already.
             remixed_from: job that this one varies.
+            attached: a file that came along, as argument of `ask` that it is for, bytes and name; kept once no limit stands against it.
 
         Returns:
             the job, and whether it is new.
@@ -214,6 +216,11 @@ class Service:
                 return earlier, False
             if ask.strict and adjusted:
                 raise ApiError(422, "invalid_request", "`strict` was asked for, but: " + " ".join(adjusted), "strict")
+            if attached is not None:
+                argument, content, name = attached
+                kind: Kind = "video" if argument == "source" else "image"
+                kept = self.keep(principal, content, name, kind, renamed_argument(argument, DIALECTS[dialect]))
+                ask = ask.model_copy(update={argument: kept.id})
             planned = self.plan(ask, principal, dialect)
             if ask.callback_url is not None:
                 try:

@@ -10,6 +10,7 @@ import errno
 import functools
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -242,6 +243,8 @@ class Worker:
             self.store.record_timing(job.shape, step_seconds, rest, device_peak_bytes(self.generator.device))
 
     def _batch(self, jobs: Sequence[Job]) -> None:
+        import torch
+
         from videogen.server.generation import Step
         from videogen.server.quality import BadClip
 
@@ -273,6 +276,10 @@ class Worker:
             clips = self.generator.run_batch(requests, on_step)
             self._keep_pace(jobs[0].shape, len(jobs), time.monotonic() - started)
         except FloatingPointError:  # one of them: each is tried alone
+            clips = []
+        except torch.OutOfMemoryError as error:  # alone each may fit; such a batch is not tried again
+            log.warning("%d clips of %s do not fit together: %s", len(jobs), jobs[0].shape, _first_line(error))
+            self._pace[jobs[0].shape, True] = math.inf
             clips = []
 
         def end(index: int) -> None:

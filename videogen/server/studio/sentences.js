@@ -4,7 +4,7 @@
 import { language } from "/studio/i18n.js";
 
 const NAMES = {
-  first_frame: "首帧", last_frame: "尾帧", subjects: "主角图片", file: "图片", keyframes: "关键帧", source: "原片段", prompt: "提示词",
+  first_frame: "首帧", last_frame: "尾帧", subjects: "主角图片", "subject 1": "主角图片 1", "subject 2": "主角图片 2", file: "图片", keyframes: "关键帧", source: "原片段", prompt: "提示词",
   duration: "时长", num_frames: "帧数", fps: "帧率", width: "宽度", height: "高度", "width and height": "尺寸", watermark: "标记", seed: "种子", steps: "步数", camera: "镜头",
   guidance_scale: "引导强度", negative_prompt: "避免出现",
 };
@@ -20,8 +20,8 @@ const PATTERNS = [
   [/^camera command \[(.+)\] is unknown; the nearest is \[(.+)\]\. Known: .+$/, "没有镜头指令 [$1]；最接近的是 [$2]。"],
   [/^\[(.+)\] asks for (\d+) camera movements at once; at most (\d+) are advised\.$/, "[$1] 同时要求 $2 个运镜；建议最多 $3 个。"],
   [/^camera commands of one bracket must not contradict each other, got \[(.+)\] with \[(.+)\]; .+$/, "同一括号中的镜头指令互相矛盾：[$1] 与 [$2]；请只留一个，或分成先后两个括号。"],
-  [/^(\w+) was cropped at the centre from (\S+) to (\S+)\.$/, "$1居中裁剪：$2 → $3。"],
-  [/^(\w+) was (?:reduced|enlarged) to (\d+x\d+)\.$/, "$1缩放到 $2。"],
+  [/^(\w+(?: [\d.]+)?) was cropped at the centre from (\S+) to (\S+)\.$/, "$1居中裁剪：$2 → $3。"],
+  [/^(\w+(?: [\d.]+)?) was (?:reduced|enlarged) to (\d+x\d+)\.$/, "$1缩放到 $2。"],
   [/^(\w+) was reduced from 16 to 8 bits\.$/, "$1由 16 位降为 8 位。"],
   [/^(\w+) was turned upright as its EXIF orientation says\.$/, "$1已按 EXIF 方向转正。"],
   [/^(\w+) has an alpha channel; it was flattened on white\.$/, "$1带透明通道，已铺在白底上。"],

@@ -393,7 +393,7 @@ function again(job, changes = {}) {
   const { request: r } = job;
   const body = {
     prompt: r.prompt, negative_prompt: r.negative_prompt, num_frames: r.num_frames, fps: r.fps, steps: r.steps,
-    guidance_scale: r.guidance_scale, guidance_method: r.guidance_method, guidance_rescale: r.guidance_rescale, quality: r.quality ?? "high",
+    guidance_scale: r.guidance_scale, guidance_method: r.guidance_method, guidance_rescale: r.guidance_scale !== 1 ? r.guidance_rescale : 0, quality: r.quality ?? "high",
     watermark: r.watermark, receipt_images: r.receipt_images, ...changes,
   };
   if (r.guidance_scale !== 1) body.guidance_interval = r.guidance_interval ?? [0, 1]; // an older job was guided throughout
@@ -669,10 +669,38 @@ async function loadPage() {
   show();
 }
 
+const loadMore = () => loadPage().then(() => problem(null, "list"), (error) => problem(error, "list"));
+
 async function loadActive() {
-  const page = await get("/v1/jobs?status=queued&status=running&limit=100");
-  for (const job of page.data) jobs.set(job.id, job);
+  take((await get("/v1/jobs?status=queued&status=running&limit=100")).data);
+}
+
+// Answers may be older than what an event told meanwhile: what has ended stays so.
+function take(found) {
+  for (const job of found) {
+    const before = jobs.get(job.id);
+    if (!before || active(before) || !active(job)) jobs.set(job.id, job);
+    if (!active(job)) previews.delete(job.id);
+  }
   show();
+}
+
+// What happened while nobody told: the jobs at work, the newest clips, and whatever is still shown as at work.
+async function catchUp() {
+  const page = await get(`/v1/jobs?status=completed&limit=${PAGE}`);
+  if (page.data.length && !page.data.some((job) => jobs.has(job.id))) { // a gap, which the next page begins to fill
+    oldest = page.data.at(-1).id;
+    hasMore = page.has_more;
+  }
+  take(page.data);
+  await loadActive();
+  await Promise.all([...jobs.values()].filter(active).map(async ({ id }) => {
+    try {
+      take([await get(`/v1/jobs/${id}`)]);
+    } catch (error) {
+      if (error instanceof ApiError && error.status === 404) { jobs.delete(id); show(); } // deleted
+    }
+  }));
 }
 
 // State of the server
@@ -707,8 +735,8 @@ function wire() {
   $("dice").addEventListener("click", () => { $("seed").value = newSeed(); });
   for (const id of ["length", "size", "quality", "steps", "guidance", "negative", "seed"]) $(id).addEventListener("input", estimate);
   $("seed").addEventListener("input", () => { $("seed").value = $("seed").value.replace(/\D/g, "").slice(0, 15); });
-  $("search").addEventListener("input", later(300, () => { oldest = null; show(); loadPage(); }));
-  $("load-more").addEventListener("click", loadPage);
+  $("search").addEventListener("input", later(300, () => { oldest = null; show(); loadMore(); }));
+  $("load-more").addEventListener("click", loadMore);
   $("compare").addEventListener("click", compare);
   $("language").addEventListener("click", () => { setLanguage(language === "zh" ? "en" : "zh"); draw(); });
   $("theme").addEventListener("click", () => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
@@ -779,7 +807,7 @@ async function start() {
     await Promise.all([loadPage(), loadActive()]);
     if (!listening) {
       listening = true;
-      listen("/v1/events", changed, (connected) => { if (connected) loadActive().catch(() => {}); showState(); });
+      listen("/v1/events", changed, (connected) => { if (connected) catchUp().catch(() => {}); showState(); });
       setInterval(showState, 10000);
       setInterval(show, 30000);
     }
