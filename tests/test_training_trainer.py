@@ -572,7 +572,7 @@ def test_settings_are_checked_and_overridden(ground, tmp_path):
         load_config(tmp_path / "no.yaml")
 
 
-@pytest.mark.parametrize("name", ["t2v_tiny_cpu", "t2v_tiny_gpu", "folder_tiny_cpu"])
+@pytest.mark.parametrize("name", ["t2v_tiny_cpu", "t2v_tiny_rung2_cpu", "t2v_tiny_gpu", "folder_tiny_cpu"])
 def test_the_committed_configurations_are_valid(name):
     config = load_config(f"configs/train/{name}.yaml")
     shape = (33, 16.0) if name.startswith("t2v") else (17, 12.0)
