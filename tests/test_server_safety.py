@@ -488,10 +488,15 @@ def test_half_written_files_of_killed_processes_are_swept(tmp_path: Path) -> Non
         old, new = (whole.with_name(f".{whole.stem}.{name}.mp4") for name in ("01234567", "89abcdef"))
         for path in (whole, old, new):
             path.write_bytes(b"a clip")
-        for path in (whole, old):
+        decoding = janitor.storage.data / "decode-old", janitor.storage.data / "decode-new"
+        for folder in decoding:
+            folder.mkdir()
+            (folder / "in").write_bytes(b"a picture")
+        for path in (whole, old, decoding[0]):
             os.utime(path, (1.0, 1.0))
         janitor.sweep()
         assert whole.is_file() and new.is_file() and not old.exists()
+        assert decoding[1].is_dir() and not decoding[0].exists()
 
 
 def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
 from typing import Any
@@ -112,3 +113,6 @@ class Janitor:
         for path in (self.storage.data / "files").glob("*/.*"):
             if now - path.stat().st_mtime > 3600:
                 path.unlink(missing_ok=True)
+        for path in self.storage.data.glob("decode-*"):
+            if now - path.stat().st_mtime > 3600:
+                shutil.rmtree(path, ignore_errors=True)
