@@ -247,6 +247,58 @@ def test_without_openmp_the_same_on_one_thread(monkeypatch, tmp_path):
 
 
 @needs_compiler
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float64])
+def test_the_default_dtype_of_torch_changes_nothing(default):
+    x, modulation = normal(2, 6, 32), normal(2, 3, 2, 32)
+    leaves = [x, modulation[:, :, 0], modulation[:, :, 1]]
+    qkv, norms = normal(1, 6, 3, 2, 16), [positive(16), positive(16)]
+    cos, sin = tables(6, 16)
+    logits = normal(6, 4)
+
+    def both(function, leaves, **settings):
+        leaves = [leaf.clone().requires_grad_() for leaf in leaves]
+        out = function(*leaves, backend="native", **settings)
+        return [out, *torch.autograd.grad(out, leaves, torch.ones_like(out))]
+
+    def everything():
+        norm, residual = both(modulated_norm, leaves), both(gated_residual, [x, x, leaves[1]])
+        attention = both(mixers.softmax_mixer, [qkv, *norms], cos=cos, sin=sin, gate=None)
+        return [*norm, *residual, *attention, *moe.route(logits, None, 2, backend="native")]
+
+    before = everything()
+    torch.set_default_dtype(default)
+    try:
+        after = everything()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@needs_compiler
+def test_strides_of_an_axis_of_one_mean_nothing():
+    x, branch = normal(3, 4, 32), normal(3, 4, 32, seed=1)
+    gate = normal(1, 3, 32).transpose(0, 1)  # [3, 1, 32] whose middle stride is that of another axis
+    torch.testing.assert_close(gated_residual(x, branch, gate), x + branch * gate)
+    key_value = normal(1, 3, 2, 2, 16).transpose(0, 1)  # [3, 1, 2, 2, 16]
+    arguments = normal(3, 5, 2, 16), key_value, positive(16), positive(16)
+    exact = mixers.cross_mixer(*arguments, backend="reference")
+    torch.testing.assert_close(mixers.cross_mixer(*arguments, backend="native"), exact, atol=1e-5, rtol=1e-5)
+
+
+@needs_compiler
+def test_a_whole_number_may_be_eps():
+    x, weight = normal(4, 32), positive(32)
+    exact = rms_norm(x, weight, eps=1.0, backend="reference")
+    torch.testing.assert_close(rms_norm(x, weight, eps=1, backend="native"), exact)
+
+
+def test_without_a_home_the_library_is_kept_in_the_temporary_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(native.os.path, "expanduser", lambda path: path)
+    monkeypatch.setattr(native.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert native._cache_folder().parent == tmp_path
+
+
+@needs_compiler
 def test_not_a_number_stays_visible():
     x = normal(1, 4, 16)
     x[0, 2, 3] = torch.nan

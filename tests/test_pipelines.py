@@ -403,6 +403,13 @@ def test_a_negative_prompt_is_read_as_a_prompt_is(text_pipe, monkeypatch):
     assert unguided.settings["negative_prompts"] is None
 
 
+def test_brackets_that_are_no_command_are_text_to_keep_away_from(text_pipe):
+    for text in ("a [", "x [text]"):
+        assert text_pipe(PROMPT, negative_prompt=text, seed=0, **QUICK).settings["negative_prompts"] == [text]
+    kept = text_pipe(PROMPT, negative_prompt="[Pan left]", literal_prompt=True, seed=0, **QUICK)
+    assert kept.settings["negative_prompts"] == ["[Pan left]"]
+
+
 def test_offloading_reaches_every_component_before_it_works(text_pipe):
     """Accelerate's hooks must be called for the tokenizer, too, which works through `encode` and `decode`."""
     used = []

@@ -649,6 +649,8 @@ def test_changed_captions_and_added_videos_are_encoded_anew(ground, folder_of_vi
     cache = LatentCache(config.data)
     assert len(cache) == 15 and "grey square" in cache.records[11]["caption"]
     assert len(cache.windows) == 15
+    shutil.copy(folder / "clip3.mp4", folder / "clip4.mp4")  # another video under the same name
+    assert built() == 1 and built() == 0
     config = _config(ground, tmp_path / "run", data=data | {"mid_clip_share": 0.0, "cache": str(tmp_path / "none")})
     assert built() == 2 and len(LatentCache(config.data).windows) == 0
     with pytest.raises(ValueError, match=r"`data.chinese_share` must be left out when `data.source` is 'folder'"):

@@ -7,6 +7,9 @@ operator changes its choice.
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+from functools import lru_cache
 from importlib.util import find_spec
 
 import torch
@@ -88,11 +91,18 @@ def choose_triton(op: str, backend: str, tensors: tuple[Tensor | None, ...], uns
     return reason is None
 
 
+@lru_cache(maxsize=1)
+def _has_c_compiler() -> bool:
+    return bool(os.environ.get("CC")) or any(shutil.which(name) for name in ("gcc", "clang"))
+
+
 def _triton_refusal(tensors: tuple[Tensor | None, ...]) -> str | None:
     if not _HAS_TRITON:
         return "needs the package triton, which is not installed (pip install 'videogen-moe[cuda]')"
     from videogen_kernels.triton_runtime import INTERPRETED
 
+    if not INTERPRETED and not _has_c_compiler():
+        return "needs a C compiler (gcc or clang, or $CC), which Triton builds its launchers with, and finds none"
     device = "cpu" if INTERPRETED else "cuda"
     for tensor in tensors:
         if tensor is None:

@@ -300,18 +300,23 @@ def read_prompt(prompt: str, vocabulary: Mapping[str, Any] | None, literal_promp
 def read_negative_prompt(
     negative_prompt: str, vocabulary: Mapping[str, Any] | None, literal_prompt: bool = False
 ) -> Read:
-    """What to keep away from, checked and read as `read_prompt` reads a prompt.
+    """What to keep away from, checked and read as `read_prompt` reads a prompt; what is to be taken literally may hold anything.
 
     Raises:
         ValueError: it cannot be a prompt, or holds camera commands.
     """
     text = check_prompt(negative_prompt, "negative_prompt", allow_empty=True)
-    commands = [name for segment in parse_camera(text).segments for name in segment]
+    if literal_prompt:
+        return Read(text)
+    try:
+        commands = [name for segment in parse_camera(text).segments for name in segment]
+    except ValueError:  # brackets that hold no command are text
+        commands = []
     if commands:
         raise ValueError(
             f"`negative_prompt` must not hold camera commands, got [{commands[0]}]; ask for the wanted ones in `prompt`."
         )
-    return read_prompt(text, vocabulary, literal_prompt)
+    return read_words(text, vocabulary)
 
 
 def read_camera(prompt: str, camera: CameraInput | None) -> tuple[CameraPlan, CameraInput | None]:

@@ -214,6 +214,7 @@ def _claim(folder: Path, suite: Suite, settings: SamplingSettings, pictures: Map
     path = folder / SETTINGS
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
+        before.setdefault("pictures_sha256", about["pictures_sha256"])  # of a folder from before it was noted
         differing = sorted(key for key in about if before.get(key) != about[key])
         if differing:
             raise ValueError(

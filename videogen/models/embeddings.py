@@ -146,7 +146,8 @@ def camera_displacement(camera: Tensor, times: Tensor, kinds: Tensor) -> Tensor:
     mean = (moves + torch.cat([moves[:, :1], moves[:, :-1]], dim=1)) / 2  # [B, n, 6] over that step
     covered = torch.minimum((times[:, None] - start[None]).clamp_min(0), length[None])  # [n, n]
     covered = covered * (kinds < KIND_REFERENCE_1)[:, None]
-    return torch.einsum("mk,bkc->bmc", covered, mean)
+    with torch.autocast(camera.device.type, enabled=False):  # places in the scenery are not to be rounded
+        return torch.einsum("mk,bkc->bmc", covered, mean)
 
 
 def pool_text(text: Tensor, mask: Tensor) -> Tensor:

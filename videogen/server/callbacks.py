@@ -182,6 +182,9 @@ class Messenger:
             if connection.scalar(self._due(connection)) is None:
                 return None
         with self.database.write() as connection:
+            if not self.database.is_sqlite:
+                # SQLite has one writer at a time; here, too: what another thread takes meanwhile makes its host busy.
+                connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("callbacks", 0))))
             chosen = connection.scalar(self._due(connection).with_for_update(skip_locked=True))
             if chosen is None:
                 return None

@@ -363,6 +363,8 @@ class Planner:
             height, width = self._size(ask, adjusted, extends=task == "extend")
             adjusted.extend(_fitted(ask, pictures, height, width))
             if task == "extend":
+                if self.trained_num_frames == 1:
+                    raise ValueError("`source` cannot be continued by a model of single pictures.")
                 num_frames = self._num_new_frames(ask, fps, self._num_source_frames(pictures, fps), adjusted)
             else:
                 num_frames = self._length(ask, fps, adjusted)
@@ -390,6 +392,10 @@ class Planner:
             if task == "image":
                 frames = rules.keyframe_numbers([frame.time for frame in ask.keyframes], num_frames, fps, adjusted)
                 first, last = ask.first_frame is not None, ask.last_frame is not None
+                if first and num_frames == 1:
+                    raise ValueError(
+                        "`first_frame` must be left out for a clip of one frame, which it would be itself."
+                    )
                 if (first and 0 in frames) or (last and num_frames - 1 in frames):
                     raise ValueError("`keyframes` must not name a frame that `first_frame` or `last_frame` names.")
             windows, num_latents = self._windows(task, num_frames, fps, pictures)

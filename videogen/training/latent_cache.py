@@ -195,8 +195,15 @@ def count_clips(data: DataConfig) -> int:
 
 
 def _folder_record(data: DataConfig, entry: dict[str, Any]) -> dict[str, Any]:
-    """What the cache keeps of a video: its name in the folder, by which a changed list is noticed, and its words."""
-    return {**entry, "file": Path(os.path.relpath(entry["file"], data.path)).as_posix()}
+    """What the cache keeps of a video: its words, and by what it is noticed that it is another one: name, size and time of change."""
+    path = Path(entry["file"])
+    facts = path.stat()
+    return {
+        **entry,
+        "file": Path(os.path.relpath(path, data.path)).as_posix(),
+        "bytes": facts.st_size,
+        "changed": facts.st_mtime_ns,
+    }
 
 
 def missing_shards(data: DataConfig, num_clips: int) -> list[int]:

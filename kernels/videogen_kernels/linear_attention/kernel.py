@@ -91,8 +91,8 @@ def _plan_batch(batch: int, length: int, block_size: int, piece: int, device: to
 
 def _plan_packed(cu_seqlens: Tensor, length: int, block_size: int, piece: int) -> Pieces:
     # Whatever the numbers are, no kernel may look outside the tensors.
-    bounds = cu_seqlens.to(torch.int64).clamp(0, length)
-    lengths = bounds.diff().clamp_min(0)
+    bounds = cu_seqlens.to(torch.int64).clamp(0, length).cummax(0).values
+    lengths = bounds.diff()
     # Every sequence may add one shorter piece, or block, to those that the tokens fill.
     extra = (len(lengths) - 1) * _pieces_per(1, block_size, piece)
     return _plan(lengths, bounds[:-1], _pieces_per(length, block_size, piece) + extra, block_size, piece)

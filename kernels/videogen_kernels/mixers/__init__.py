@@ -79,7 +79,9 @@ def linear_mixer(
         raise ValueError(f"`conv` must be [N * K, 1, 3, 3] = {[heads * width, 1, 3, 3]}, got {list(conv.shape)}.")
     _check_norms(width, norm_query=norm_query, norm_key=norm_key, norm_out=norm_out)
     _check_tables(cos, sin, length, width)
-    can_run = width % 16 == 0 and gate.dtype == qkvg.dtype and runnable(qkvg, norm_query, norm_key, norm_out, conv)
+    can_run = (
+        width % 16 == 0 and gate.dtype == qkvg.dtype and runnable(qkvg, norm_query, norm_key, norm_out, conv, cos, sin)
+    )
     native = choose_native("linear_mixer", backend, can_run)
     announce("linear_mixer", "native" if native else "reference")
     if native:
@@ -128,14 +130,24 @@ def softmax_mixer(
     if key_mask is not None and visible is not None:
         raise ValueError("`key_mask` and `visible` exclude each other; pass one.")
     _check_mask(key_mask, batch, length)
-    if visible is not None and (visible.ndim != 2 or visible.shape[0] != visible.shape[1] or length % len(visible)):
+    if visible is not None and (
+        visible.dtype != torch.bool
+        or visible.ndim != 2
+        or visible.shape[0] != visible.shape[1]
+        or not len(visible)
+        or length % len(visible)
+    ):
         raise ValueError(
-            f"`visible` must be [n, n] with L a multiple of n, got {list(visible.shape)} for L = {length}."
+            f"`visible` must be bool [n, n] with L a multiple of n, got {visible.dtype} {list(visible.shape)} for L = {length}."
         )
     _check_norms(width, norm_query=norm_query, norm_key=norm_key)
     _check_tables(cos, sin, length, width)
     fits = width % 16 == 0 and length * length <= _MAX_SCORES and (gate is None or gate.dtype == qkv.dtype)
-    native = choose_native("softmax_mixer", backend, fits and runnable(qkv, norm_query, norm_key))
+    native = choose_native(
+        "softmax_mixer",
+        backend,
+        fits and runnable(qkv, norm_query, norm_key, gate, cos, sin, masks=(key_mask, visible)),
+    )
     announce("softmax_mixer", "native" if native else "reference")
     if native:
         return attention_native(qkv, None, norm_query, norm_key, cos, sin, gate, key_mask, visible, eps)
@@ -183,7 +195,9 @@ def cross_mixer(
     _check_mask(key_mask, batch, key_value.shape[1])
     _check_norms(width, norm_query=norm_query, norm_key=norm_key)
     fits = width % 16 == 0 and length * key_value.shape[1] <= _MAX_SCORES and query.dtype == key_value.dtype
-    native = choose_native("cross_mixer", backend, fits and runnable(query, norm_query, norm_key))
+    native = choose_native(
+        "cross_mixer", backend, fits and runnable(query, key_value, norm_query, norm_key, masks=(key_mask,))
+    )
     announce("cross_mixer", "native" if native else "reference")
     if native:
         return attention_native(query, key_value, norm_query, norm_key, None, None, None, key_mask, None, eps)

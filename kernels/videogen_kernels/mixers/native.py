@@ -5,6 +5,7 @@ Shapes: B batch, L query tokens, S key tokens, N heads, K width of a head.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -78,8 +79,8 @@ class _LinearMixer(torch.autograd.Function):
         qkvg, gate = saved[:2]
         heads, width = qkvg.shape[3:]
         grad_qkvg, grad_gate = torch.empty_like(qkvg), torch.empty_like(gate)
-        grad_norms = torch.zeros(3, width)
-        grad_filters = torch.zeros(heads, 9, width)
+        grad_norms = torch.zeros(3, width, dtype=torch.float32, device=qkvg.device)
+        grad_filters = torch.zeros(heads, 9, width, dtype=torch.float32, device=qkvg.device)
         call(
             f"linear_mixer_backward_{suffix(qkvg)}",
             *(grads[0].contiguous(), *saved, grad_qkvg, grad_gate, *grad_norms, grad_filters, *ctx.sizes),
@@ -112,7 +113,8 @@ class _Attention(torch.autograd.Function):
         weights = [t.float().contiguous() for t in (norm_query, norm_key)]
         tables = [None if t is None else t.float().contiguous() for t in (cos, sin)]
         masks = [None if t is None else t.contiguous() for t in (key_mask, visible)]
-        rows = queries.stride(1), (queries if key_value is None else key_value).stride(1)
+        # From shapes: the stride of an axis of one means nothing.
+        rows = tuple(math.prod(t.shape[2:]) for t in (queries, queries if key_value is None else key_value))
         num_keys = length if key_value is None else key_value.shape[1]
         frames = 1 if visible is None else visible.shape[0]
         ctx.sizes = (batch, length, num_keys, heads, width, *rows, frames, float(eps))
@@ -130,7 +132,7 @@ class _Attention(torch.autograd.Function):
         grad_queries = torch.empty_like(queries)
         grad_key_value = None if key_value is None else torch.empty_like(key_value)
         grad_gate = None if gate is None else torch.empty_like(gate)
-        grad_norms = torch.zeros(2, queries.shape[-1])
+        grad_norms = torch.zeros(2, queries.shape[-1], dtype=torch.float32, device=queries.device)
         parts, grad_parts = _query_key_value(queries, key_value), _query_key_value(grad_queries, grad_key_value)
         call(
             f"softmax_mixer_backward_{suffix(queries)}",

@@ -34,7 +34,7 @@ def _per_frame(tensor: Tensor) -> Tensor:
     """[B, n, D] as float32 whose frames lie `stride(1)` apart throughout, as a slice of the modulation does."""
     tensor = tensor.float()
     even = tensor.stride(2) == 1 and (tensor.shape[0] == 1 or tensor.stride(0) == tensor.shape[1] * tensor.stride(1))
-    return tensor if even else tensor.contiguous()
+    return tensor if even else tensor.clone(memory_format=torch.contiguous_format)  # of one frame, too
 
 
 class _ModulatedNorm(torch.autograd.Function):
@@ -44,12 +44,22 @@ class _ModulatedNorm(torch.autograd.Function):
         frames = factor.shape[0] * factor.shape[1]
         x, wide = x.contiguous(), _per_frame(factor)
         offset = None if shift is None else _per_frame(shift)
-        out = torch.empty(x.shape, dtype=dtype)
-        rstd = torch.empty(batch, length)
+        out = torch.empty(x.shape, dtype=dtype, device=x.device)
+        rstd = torch.empty(batch, length, dtype=torch.float32, device=x.device)
         sizes = frames, batch * length // frames, width
         call(
             f"modulated_norm_forward_{suffix(x, out)}",
-            *(x, wide, wide.stride(1), offset, 0 if offset is None else offset.stride(1), out, rstd, *sizes, eps),
+            *(
+                x,
+                wide,
+                wide.stride(1),
+                offset,
+                0 if offset is None else offset.stride(1),
+                out,
+                rstd,
+                *sizes,
+                float(eps),
+            ),
         )
         ctx.save_for_backward(x, wide, rstd)
         ctx.sizes = sizes
@@ -63,7 +73,7 @@ class _ModulatedNorm(torch.autograd.Function):
         factor_dtype, shift_dtype = ctx.dtypes
         grad = grads[0].contiguous()
         grad_x = torch.empty_like(x)
-        grad_factor, grad_shift = torch.empty(factor.shape), torch.empty(factor.shape)
+        grad_factor, grad_shift = (torch.empty(factor.shape, dtype=torch.float32, device=x.device) for _ in range(2))
         call(
             f"modulated_norm_backward_{suffix(x, grad)}",
             *(grad, x, factor, factor.stride(1), rstd, grad_x, grad_factor, grad_shift, *ctx.sizes),
@@ -95,7 +105,8 @@ class _GatedResidual(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         branch, gate = ctx.saved_tensors
         grad = grads[0].contiguous()
-        grad_branch, grad_gate = torch.empty_like(branch), torch.empty(gate.shape)
+        grad_branch = torch.empty_like(branch)
+        grad_gate = torch.empty(gate.shape, dtype=torch.float32, device=gate.device)
         call(
             f"gated_residual_backward_{suffix(grad, branch)}",
             *(grad, branch, gate, gate.stride(1), grad_branch, grad_gate, *ctx.sizes),

@@ -61,8 +61,8 @@ class _Route(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, bias: Tensor | None, top_k: int) -> tuple[Tensor, Tensor]:
         logits = logits.contiguous()
         num_tokens, num_experts = logits.shape
-        indices = torch.empty(num_tokens, top_k, dtype=torch.int64)
-        weights = torch.empty(num_tokens, top_k)
+        indices = torch.empty(num_tokens, top_k, dtype=torch.int64, device=logits.device)
+        weights = torch.empty(num_tokens, top_k, dtype=torch.float32, device=logits.device)
         bias = None if bias is None else bias.float().contiguous()
         call("route_forward_f", logits, bias, indices, weights, num_tokens, num_experts, top_k)
         ctx.save_for_backward(logits, indices, weights)
@@ -121,7 +121,7 @@ class _Experts(torch.autograd.Function):
         x, expert_indices = x.contiguous(), expert_indices.contiguous()
         weights = expert_weights.float().contiguous()
         place = torch.empty_like(expert_indices)
-        ends = torch.empty(num_experts, dtype=torch.int64)
+        ends = torch.empty(num_experts, dtype=torch.int64, device=x.device)
         call(
             "sort_choices_f",
             expert_indices,

@@ -19,6 +19,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -47,12 +48,16 @@ _DTYPES = (torch.float32, torch.bfloat16)
 _MAX_THREADS = 4
 
 
-def runnable(*tensors: Tensor | None) -> bool:
-    """Whether the library can take these tensors: float32 or bfloat16 on the CPU, outside `torch.compile`; few threads, if it uses one."""
+def runnable(*tensors: Tensor | None, masks: Sequence[Tensor | None] = ()) -> bool:
+    """Whether the library can take these tensors, float32 or bfloat16, and masks: on the CPU, outside `torch.compile`; few threads, if it
+    uses one."""
     if torch.compiler.is_compiling():
         return False
     given = [tensor for tensor in tensors if tensor is not None]
-    if not all(t.device.type == "cpu" and t.dtype in _DTYPES for t in given) or (lib := library()) is None:
+    given_masks = [mask for mask in masks if mask is not None]
+    if not all(t.device.type == "cpu" for t in (*given, *given_masks)) or not all(t.dtype in _DTYPES for t in given):
+        return False
+    if (lib := library()) is None:
         return False
     return bool(lib.threads()) or torch.get_num_threads() <= _MAX_THREADS
 
@@ -121,7 +126,9 @@ def _build(compiler: str, more_flags: list[str]) -> Path:
 
 
 def _cache_folder() -> Path:
-    for folder in (Path.home() / ".cache" / "videogen", Path(tempfile.gettempdir()) / f"videogen-{os.getuid()}"):
+    home = Path(os.path.expanduser("~"))  # stays "~" where there is none
+    own = [home / ".cache" / "videogen"] if home.is_absolute() else []
+    for folder in (*own, Path(tempfile.gettempdir()) / f"videogen-{os.getuid()}"):
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError:

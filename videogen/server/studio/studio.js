@@ -613,7 +613,7 @@ function reuse(job) {
   if (r.camera_vectors) carried.camera = r.camera_vectors;
   const interval = r.guidance_interval ?? [0, 1];
   if (r.guidance_scale !== 1 && String(interval) !== String(model.vocabulary?.guidance_interval ?? [0, 1])) carried.guidance_interval = interval;
-  for (const [name, usual] of [["guidance_method", "standard"], ["guidance_rescale", 0], ["fps", model.vocabulary?.fps?.[0]], ["receipt_images", true]]) {
+  for (const [name, usual] of [["guidance_method", "standard"], ["guidance_rescale", r.guidance_scale === 1 ? r.guidance_rescale : 0], ["fps", model.vocabulary?.fps?.[0]], ["receipt_images", true]]) {
     if (r[name] !== usual) carried[name] = r[name];
   }
   for (const [role, zone] of [["first", "first_frame"], ["last", "last_frame"], ["subject", "subject"]]) {
