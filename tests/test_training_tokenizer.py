@@ -90,7 +90,9 @@ def test_a_resumed_run_has_the_network_it_began_with_and_another_is_refused(tmp_
     training.train_tokenizer(small_config(output=str(tmp_path / "first"), steps=1))
     given = training.load_tokenizer(tmp_path / "first").config
     name = next(iter(SMALL["model"]))
-    with pytest.raises(ValueError, match=f"`model.{name}` must be .* as in `init_from`, got 'another'"):
+    with pytest.raises(
+        ValueError, match=f"`model.{name}` must be .* as in the weights of `--init-from`, got 'another'"
+    ):
         training.train_tokenizer(
             small_config(output=str(tmp_path / "second"), model={name: "another"}), init_from=tmp_path / "first"
         )

@@ -1,6 +1,9 @@
-"""How a picture comes to the model's size. Of sizes alone, so that a server can say it without torch or the picture."""
+"""How a picture comes upright and to the model's size, told without torch: servers need it, too."""
 
 from __future__ import annotations
+
+import struct
+from typing import Any
 
 Box = tuple[int, int, int, int]
 
@@ -27,3 +30,12 @@ def fit(size: tuple[int, int], height: int, width: int, name: str = "image") -> 
     if (crop_width, crop_height) != (width, height):
         told.append(f"`{name}` was {'enlarged' if scale < 1.0 else 'reduced'} to {width}x{height}.")
     return (left, top, left + crop_width, top + crop_height), told
+
+
+def exif_orientation(picture: Any) -> int:
+    """Of a PIL picture: 1 (upright) to 8, as EXIF says; 1 where it says nothing or is damaged, which the picture need not be."""
+    try:
+        orientation = picture.getexif().get(0x0112, 1)
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
+        return 1
+    return orientation if orientation in range(1, 9) else 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import struct
 import warnings
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from videogen.conditioning.fit import fit
+from videogen.conditioning.fit import exif_orientation, fit
 
 MIN_SIDE = 8
 """Pixels; a picture with a shorter side says nothing a model could use."""
@@ -178,15 +177,6 @@ def _from_array(image: np.ndarray | torch.Tensor, name: str) -> Image.Image:
     elif array.dtype != np.uint8:
         raise ValueError(f"`{name}` must be uint8 (0..255) or float (0..1), got {array.dtype}; convert it.")
     return Image.fromarray(np.ascontiguousarray(array))
-
-
-def exif_orientation(picture: Image.Image) -> int:
-    """1 (upright) to 8, as EXIF says; 1 where it says nothing or is damaged, which the picture need not be."""
-    try:
-        orientation = picture.getexif().get(0x0112, 1)
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
-        return 1
-    return orientation if orientation in range(1, 9) else 1
 
 
 def _upright(picture: Image.Image, name: str, adjusted: list[str]) -> Image.Image:

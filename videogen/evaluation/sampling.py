@@ -44,12 +44,8 @@ from videogen_pipelines.requests import settle_quality
 
 Source = Literal["model", "renders"]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-_OF_RENDERS = (
-    "model",
-    "source",
-    "samples",
-    "flickering_samples",
-)  # the settings that clips drawn as the prompts say have
+# The settings that clips drawn as the prompts say have.
+_OF_RENDERS = ("model", "source", "samples", "flickering_samples")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,12 +257,15 @@ def _provide_pictures(folder: Path, suite: Suite, pictures: Mapping[str, Path]) 
             with atomic_path(folder / name) as temporary:
                 shutil.copyfile(path, temporary)
     for entry in suite.entries:
-        if entry.stage is None or not entry.subject or (folder / _picture_name(entry.subject)).is_file():
+        if entry.stage is None or not entry.subject:
+            continue
+        target = folder / _picture_name(entry.subject)
+        if target.is_file():
             continue
         from videogen.evaluation.stage_suite import reference_picture
 
         folder.mkdir(exist_ok=True)
-        with atomic_path(folder / entry.subject) as temporary:
+        with atomic_path(target) as temporary:
             reference_picture(str(entry.stage["id"])).save(temporary)
 
 

@@ -11,6 +11,8 @@ import sys
 import warnings
 from typing import Any
 
+from videogen.conditioning.fit import exif_orientation
+
 MIN_SIDE = 8
 MAX_ASPECT = 8.0
 KEPT_SIDE = 1536
@@ -72,7 +74,7 @@ def _picture(limits: dict[str, Any]) -> dict[str, Any]:
             raise _NoPicture("`file` must be a still picture, got an animation; save one of its frames.")
         picture.draft("RGB", (KEPT_SIDE, KEPT_SIDE))  # a JPEG is decoded at about the size that is kept
         picture.load()
-        if _orientation(picture) != 1:
+        if exif_orientation(picture) != 1:
             picture = ImageOps.exif_transpose(picture)
             adjusted.append("`file` was turned upright as its EXIF orientation says.")
         profile = picture.info.get("icc_profile")
@@ -109,17 +111,6 @@ def _picture(limits: dict[str, Any]) -> dict[str, Any]:
         "num_frames": 1,
         "fps": None,
     }
-
-
-def _orientation(picture: Any) -> int:
-    """1 (upright) to 8, as EXIF says; 1 where it says nothing or is damaged, which the picture need not be."""
-    import struct
-
-    try:
-        orientation = picture.getexif().get(0x0112, 1)
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
-        return 1
-    return orientation if orientation in range(1, 9) else 1
 
 
 def _to_srgb(picture: Any, profile: bytes) -> Any:

@@ -45,6 +45,7 @@ from videogen.training.export import SHARD_SIZE
 from videogen.training.generator_errors import GeneratorConfig, GeneratorErrors
 from videogen.training.metrics import TOKENIZER_PLOTS, MetricsFile, plot_metrics
 from videogen.training.muon import Muon
+from videogen.training.networks import arguments_of, check_same_network
 from videogen.training.schedule import TimeBox, lr_scale
 from videogen.training.signals import stop_requests
 from videogen.training.tokenizer_clips import ClipPool, PoolWork, draw_clips_of, make_source, to_floats
@@ -291,11 +292,8 @@ def train_tokenizer(
     if resume:  # the network that the run began with, whatever the file says by now
         config = config.model_copy(update={"model": read_yaml(folder / "config.yaml")["model"]})
     model = CausalVideoAutoencoder(**config.model) if init_from is None else load_tokenizer(init_from)
-    network = {name: value for name, value in model.config.items() if not name.startswith("_")}
-    for name, value in config.model.items() if init_from else ():
-        if network[name] != value:
-            raise ValueError(f"`model.{name}` must be {network[name]!r} as in `init_from`, got {value!r}.")
-    config = config.model_copy(update={"model": network})
+    check_same_network("model", config.model, model)
+    config = config.model_copy(update={"model": arguments_of(model)})
     model.to(device).train()
     model.encoder.requires_grad_(not config.freeze_encoder)
     optimizers = make_optimizers(model, config)

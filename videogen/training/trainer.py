@@ -43,6 +43,7 @@ from videogen.training.latent_cache import LatentCache, build_cache, count_clips
 from videogen.training.latent_stream import StreamBatches
 from videogen.training.metrics import QUARTERS, VIDEO_PLOTS, LossMeter, MetricsFile, Progress, duration, plot_metrics
 from videogen.training.muon import Muon, split_parameters
+from videogen.training.networks import arguments_of, check_same_network
 from videogen.training.schedule import TimeBox
 from videogen.training.sheets import default_prompts, draw_samples, write_sheet
 from videogen.training.signals import stop_requests
@@ -210,14 +211,17 @@ class Trainer:
         if init_from:
             model = load_networks(Path(init_from))
             del text_settings["vocab_size"]  # a row for every merge of the weights' own tokenizer
-            _check_same_network("transformer", settings, model.transformer.config)
-            _check_same_network("text_encoder", text_settings, model.text_encoder.config)
+            check_same_network("transformer", settings, model.transformer)
+            check_same_network("text_encoder", text_settings, model.text_encoder)
         else:
             text_encoder = TextEncoder(**text_settings)
             settings["text_width"] = text_encoder.config.width
             model = VideoModel(VideoTransformer(**settings), text_encoder)
         if self.accelerator.is_main_process and not resume:
-            networks = {"transformer": _arguments(model.transformer), "text_encoder": _arguments(model.text_encoder)}
+            networks = {
+                "transformer": arguments_of(model.transformer),
+                "text_encoder": arguments_of(model.text_encoder),
+            }
             kept.write_text(json.dumps(networks, indent=1) + "\n", encoding="utf-8")
         return model
 
@@ -537,22 +541,6 @@ def carry_through(
         return trainer, trainer.run(box)
     finally:
         trainer.batches.close()
-
-
-def _arguments(network: Any) -> dict[str, Any]:
-    """What a network of diffusers was made with."""
-    return {name: value for name, value in network.config.items() if not name.startswith("_")}
-
-
-def _check_same_network(name: str, asked: dict[str, Any], found: Any) -> None:
-    """Raises `ValueError` where a run asks for another network than the one whose weights it starts from."""
-    for key, value in asked.items():
-        wanted = list(value) if isinstance(value, list | tuple) else value
-        has = list(found[key]) if isinstance(found[key], list | tuple) else found[key]
-        if wanted != has:
-            raise ValueError(
-                f"`{name}.{key}` must be {has!r} as in the weights of `--init-from`, got {wanted!r}; name their `model` file."
-            )
 
 
 def _settle_decay(config: TrainConfig, state: dict[str, Any]) -> TrainConfig:
