@@ -42,8 +42,9 @@ def check(function, leaves, tolerance=2e-5, low=(), **settings):
         assert (a.float() - c).norm() <= 2 * (b.float() - c).norm() + 0.02 * c.norm() + 1e-4, f"bfloat16, {index}"
 
 
-def tables(length, width):
-    angles = normal(length, width // 2)
+def tables(*shape):
+    """[L, K] for a batch that shares them, or [B, L, K]."""
+    angles = normal(*shape[:-1], shape[-1] // 2)
     return angles.cos(), angles.sin()
 
 
@@ -80,16 +81,17 @@ def test_linear_mixer(grid, heads, width):
         positive(width),
         normal(heads * width, 1, 3, 3, scale=0.3),
     )
-    cos, sin = tables(length, width)
-    check(mixers.linear_mixer, leaves, 1e-4, low=(0, 1), cos=cos, sin=sin, grid=grid)
+    for cos, sin in (tables(length, width), tables(2, length, width)):
+        check(mixers.linear_mixer, leaves, 1e-4, low=(0, 1), cos=cos, sin=sin, grid=grid)
 
 
 @needs_compiler
 @pytest.mark.parametrize("length", [1, 63, 180, 500])
 @pytest.mark.parametrize("with_gate", [False, True], ids=["plain", "gate"])
-def test_softmax_mixer(length, with_gate):
+@pytest.mark.parametrize("shared", [False, True], ids=["own tables", "shared tables"])
+def test_softmax_mixer(length, with_gate, shared):
     leaves = [normal(2, length, 3, 2, 32), positive(32), positive(32)]
-    cos, sin = tables(length, 32)
+    cos, sin = tables(length, 32) if shared else tables(2, length, 32)
 
     def run(qkv, norm_query, norm_key, gate=None, **settings):
         return mixers.softmax_mixer(qkv, norm_query, norm_key, cos, sin, gate, **settings)
@@ -108,13 +110,13 @@ def test_softmax_mixer_with_a_window_of_frames():
     visible = (torch.arange(5)[:, None] - torch.arange(5)).abs() <= 1
     visible[3] = False
     leaves = (normal(2, 60, 3, 2, 16), positive(16), positive(16), normal(2, 60, 2))
-    cos, sin = tables(60, 16)
+    for cos, sin in (tables(60, 16), tables(2, 60, 16)):
 
-    def run(qkv, norm_query, norm_key, gate, backend):
-        return mixers.softmax_mixer(qkv, norm_query, norm_key, cos, sin, gate, visible=visible, backend=backend)
+        def run(qkv, norm_query, norm_key, gate, backend, cos=cos, sin=sin):
+            return mixers.softmax_mixer(qkv, norm_query, norm_key, cos, sin, gate, visible=visible, backend=backend)
 
-    check(run, leaves, 1e-4, low=(0, 3))
-    assert (run(*leaves, "native")[:, 36:48] == 0).all()
+        check(run, leaves, 1e-4, low=(0, 3))
+        assert (run(*leaves, "native")[:, 36:48] == 0).all()
 
 
 @needs_compiler
@@ -210,7 +212,9 @@ def everything():
     linear = (normal(2, 600, 4, 3, width), normal(2, 600, 3), *norms, normal(96, 1, 3, 3, scale=0.3))
     indices, weights = moe.route(choices, None, 2, backend="native")
     experts = (x.view(1200, 96), normal(8, 96, 64, scale=0.1), normal(8, 32, 96, scale=0.1))
+    own = dict(zip(("cos", "sin"), tables(2, 600, width), strict=True))
     return [
+        *gradients(mixers.linear_mixer, linear, **own, grid=grid, backend="native"),
         *gradients(modulated_norm, (x, modulation[:, :, 0], modulation[:, :, 1]), backend="native"),
         *gradients(gated_residual, (x, normal(2, 600, 96, seed=1), modulation[:, :, 0]), backend="native"),
         *gradients(moe.swiglu, (x,), backend="native"),

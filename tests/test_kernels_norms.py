@@ -98,6 +98,9 @@ def test_rotary_by_hand_keeps_lengths_and_depends_on_differences():
     angles = torch.arange(6.0, dtype=torch.float64)[:, None] * torch.tensor([1.0, 0.3, 0.1, 0.03])
     turned_q, turned_k = (rotary(t, angles.cos(), angles.sin()) for t in (query, key))
     torch.testing.assert_close(turned_q.norm(dim=-1), query.norm(dim=-1))
+    own = torch.stack([angles, -angles])  # a table for each of two items
+    turned = rotary(query.expand(2, -1, -1, -1), own.cos(), own.sin())
+    assert torch.equal(turned[:1], turned_q) and torch.equal(turned[1:], rotary(query, angles.cos(), -angles.sin()))
     products = torch.einsum("blnk,bsnk->ls", turned_q, turned_k)
     torch.testing.assert_close(products[0, 2], products[3, 5])
 

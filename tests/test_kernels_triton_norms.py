@@ -23,8 +23,9 @@ def positive(*shape):
     return 1 + normal(*shape, scale=0.2)
 
 
-def tables(length, width):
-    angles = normal(length, width // 2)
+def tables(*shape):
+    """[L, K] for a batch that shares them, or [B, L, K]."""
+    angles = normal(*shape[:-1], shape[-1] // 2)
     return angles.cos(), angles.sin()
 
 
@@ -54,9 +55,10 @@ def test_norm_and_residual_in_half_precision(dtype):
 
 @pytest.mark.parametrize("length", [1, 63, 300])
 @pytest.mark.parametrize("width", [6, 24, 64])
-def test_head_norms_and_rotary(length, width):
+@pytest.mark.parametrize("shared", [False, True], ids=["own tables", "shared tables"])
+def test_head_norms_and_rotary(length, width, shared):
     x, weight, gate = normal(2, length, 3, width), positive(width), normal(2, length, 3, width, seed=1)
-    cos, sin = tables(length, width)
+    cos, sin = tables(length, width) if shared else tables(2, length, width)
 
     def double_tables(function, *settings):
         """The tables follow the precision of what they turn."""

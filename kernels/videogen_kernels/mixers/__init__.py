@@ -23,6 +23,7 @@ from videogen_kernels.backends import announce, check_backend, choose_native
 from videogen_kernels.mixers.native import attention_native, linear_mixer_native
 from videogen_kernels.mixers.reference import cross_mixer_reference, linear_mixer_reference, softmax_mixer_reference
 from videogen_kernels.native import runnable
+from videogen_kernels.rotary import check_tables
 
 __all__ = ["cross_mixer", "linear_mixer", "softmax_mixer"]
 
@@ -54,8 +55,8 @@ def linear_mixer(
         norm_key: [K], likewise of the key.
         norm_out: [K], weight of the norm of the output.
         conv: [N * K, 1, 3, 3], a filter per channel of the values.
-        cos: [L, K/2], see `videogen_kernels.rotary`.
-        sin: [L, K/2].
+        cos: [L, K/2], or [B, L, K/2] where items differ; see `videogen_kernels.rotary`.
+        sin: likewise.
         grid: (n, h, w) with n * h * w = L.
         eps: of the norms.
         backend: see the package.
@@ -78,7 +79,7 @@ def linear_mixer(
     if conv.shape != (heads * width, 1, 3, 3):
         raise ValueError(f"`conv` must be [N * K, 1, 3, 3] = {[heads * width, 1, 3, 3]}, got {list(conv.shape)}.")
     _check_norms(width, norm_query=norm_query, norm_key=norm_key, norm_out=norm_out)
-    _check_tables(cos, sin, length, width)
+    check_tables(cos, sin, batch, length, width)
     can_run = (
         width % 16 == 0 and gate.dtype == qkvg.dtype and runnable(qkvg, norm_query, norm_key, norm_out, conv, cos, sin)
     )
@@ -107,8 +108,8 @@ def softmax_mixer(
         qkv: [B, L, 3, N, K]: query, key, value.
         norm_query: [K], qk-norm weight of the query.
         norm_key: [K], likewise of the key.
-        cos: [L, K/2], see `videogen_kernels.rotary`.
-        sin: [L, K/2].
+        cos: [L, K/2], or [B, L, K/2] where items differ; see `videogen_kernels.rotary`.
+        sin: likewise.
         gate: [B, L, N] before the sigmoid; None = no gate.
         key_mask: [B, L] bool, True = visible; None = all. A row with nothing visible gives 0.
         visible: [n, n] bool, which latent frame sees which; None = all. Not together with `key_mask`.
@@ -141,7 +142,7 @@ def softmax_mixer(
             f"`visible` must be bool [n, n] with L a multiple of n, got {visible.dtype} {list(visible.shape)} for L = {length}."
         )
     _check_norms(width, norm_query=norm_query, norm_key=norm_key)
-    _check_tables(cos, sin, length, width)
+    check_tables(cos, sin, batch, length, width)
     fits = width % 16 == 0 and length * length <= _MAX_SCORES and (gate is None or gate.dtype == qkv.dtype)
     native = choose_native(
         "softmax_mixer",
@@ -215,10 +216,3 @@ def _check_norms(width: int, **norms: Tensor) -> None:
     for name, weight in norms.items():
         if weight.shape != (width,):
             raise ValueError(f"`{name}` must be [K] = [{width}], got {list(weight.shape)}.")
-
-
-def _check_tables(cos: Tensor, sin: Tensor, length: int, width: int) -> None:
-    if cos.shape != (length, width // 2) or sin.shape != cos.shape:
-        raise ValueError(
-            f"`cos` and `sin` must be [L, K/2] = {[length, width // 2]}, got {list(cos.shape)} and {list(sin.shape)}."
-        )

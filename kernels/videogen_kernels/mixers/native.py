@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from videogen_kernels.native import call, suffix
+from videogen_kernels.rotary.reference import table_stride
 
 
 def linear_mixer_native(
@@ -65,7 +66,7 @@ class _LinearMixer(torch.autograd.Function):
         inputs = [t.contiguous() for t in (qkvg, gate)]
         inputs += [t.float().contiguous() for t in (norm_query, norm_key, norm_out, cos, sin)]
         filters = conv.view(heads, width, 9).transpose(1, 2).float().contiguous()  # [N, 9, K]
-        ctx.sizes = (batch, *grid, heads, width, float(eps))
+        ctx.sizes = (batch, *grid, heads, width, table_stride(cos), float(eps))
         ctx.dtypes = [t.dtype for t in (norm_query, norm_key, norm_out, conv)]
         ctx.save_for_backward(*inputs, filters)
         out = qkvg.new_empty(batch, length, heads * width)
@@ -117,7 +118,7 @@ class _Attention(torch.autograd.Function):
         rows = tuple(math.prod(t.shape[2:]) for t in (queries, queries if key_value is None else key_value))
         num_keys = length if key_value is None else key_value.shape[1]
         frames = 1 if visible is None else visible.shape[0]
-        ctx.sizes = (batch, length, num_keys, heads, width, *rows, frames, float(eps))
+        ctx.sizes = (batch, length, num_keys, heads, width, *rows, frames, table_stride(cos), float(eps))
         ctx.dtypes = norm_query.dtype, norm_key.dtype
         ctx.save_for_backward(queries, key_value, gate, *weights, *tables, *masks)
         out = queries.new_empty(batch, length, heads * width)

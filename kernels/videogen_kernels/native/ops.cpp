@@ -473,7 +473,7 @@ struct LinearHead {  // what one head of one item computes on the way forward, f
 constexpr float DEN_EPS = 1e-6f, DEN_FLOOR = 0.01f;
 
 struct LinearArgs {
-    int64_t B, n, h, w, N, K;
+    int64_t B, n, h, w, N, K, tables;              // of cos and sin: elements from item to item, 0 = shared
     const float *wq, *wk, *wo, *cos, *sin, *conv;  // conv [N, 9, K]
     float eps;
     int64_t frame() const { return h * w; }
@@ -484,24 +484,25 @@ struct LinearArgs {
 
 // Keys and values of one frame into the state; the frame's rows start at row `at` of the head's arrays.
 template <class X>
-void linear_write(const LinearArgs& p, LinearHead& s, const X* head, const X* beta, int64_t frame, int64_t at) {
+void linear_write(const LinearArgs& p, LinearHead& s, const X* head, const X* beta, int64_t b, int64_t frame,
+                  int64_t at) {
     const int64_t T = p.frame(), K = p.K, row = p.row(), start = frame * T;
     const X *key = head + p.part() + start * row, *value = key + p.part();
-    const float *cos = p.cos + start * (K / 2), *sin = p.sin + start * (K / 2);
+    const float *cos = p.cos + b * p.tables + start * (K / 2), *sin = p.sin + b * p.tables + start * (K / 2);
     float *k = s.k + at * K, *v = s.v + at * K, *written = s.written + at * K, *kd = s.kd + at * K, *kr = s.kr + at * K;
     norm_rows(key, row, p.wk, k, s.r_key + at, T, K, p.eps);
     if (frame == 0)
         for (int64_t c = 0; c < K; ++c) s.sum[c] = 0;
     for (int64_t t = 0; t < T; ++t) {
-        const float b = sigmoid(load(beta + (start + t) * p.N));
-        s.beta[at + t] = b;
+        const float opened = sigmoid(load(beta + (start + t) * p.N));
+        s.beta[at + t] = opened;
         SIMD
         for (int64_t c = 0; c < K; ++c) {
             const float x = k[t * K + c];
             kd[t * K + c] = (x > 0 ? x : 0) + DEN_FLOOR;
-            s.sum[c] += b * kd[t * K + c];
+            s.sum[c] += opened * kd[t * K + c];
             v[t * K + c] = load(value + t * row + c);
-            written[t * K + c] = b * v[t * K + c];
+            written[t * K + c] = opened * v[t * K + c];
         }
     }
     turn(k, cos, sin, kr, T, K, 1.0f);
@@ -510,9 +511,9 @@ void linear_write(const LinearArgs& p, LinearHead& s, const X* head, const X* be
 
 // What the queries of one frame read from the state of all frames.
 template <class X>
-void linear_read(const LinearArgs& p, LinearHead& s, const X* head, int64_t frame, int64_t at) {
+void linear_read(const LinearArgs& p, LinearHead& s, const X* head, int64_t b, int64_t frame, int64_t at) {
     const int64_t T = p.frame(), K = p.K, row = p.row(), start = frame * T;
-    const float *cos = p.cos + start * (K / 2), *sin = p.sin + start * (K / 2);
+    const float *cos = p.cos + b * p.tables + start * (K / 2), *sin = p.sin + b * p.tables + start * (K / 2);
     float *q = s.q + at * K, *qd = s.qd + at * K, *qr = s.qr + at * K, *out = s.out + at * K;
     norm_rows(head + start * row, row, p.wq, q, s.r_query + at, T, K, p.eps);
     turn(q, cos, sin, qr, T, K, 1.0f);
@@ -539,9 +540,9 @@ void linear_head_forward(const LinearArgs& p, const X* qkvg, const X* beta, X* o
     scratch.reset(LinearHead::size(T, K));  // one frame at a time stays in cache
     LinearHead s;
     s.allocate(T, K);
-    for (int64_t f = 0; f < p.n; ++f) linear_write(p, s, head, beta + b * L * p.N + a, f, 0);
+    for (int64_t f = 0; f < p.n; ++f) linear_write(p, s, head, beta + b * L * p.N + a, b, f, 0);
     for (int64_t f = 0; f < p.n; ++f) {
-        linear_read(p, s, head, f, 0);
+        linear_read(p, s, head, b, f, 0);
         for (int64_t t = 0; t < T; ++t)
             SIMD
             for (int64_t c = 0; c < K; ++c) s.v[t * K + c] = load(head + 2 * part + (f * T + t) * row + c);
@@ -572,8 +573,8 @@ void linear_head_backward(const LinearArgs& p, const X* grad, const X* qkvg, con
                           X* grad_beta, float* sums, int64_t i) {
     const int64_t n = p.n, h = p.h, w = p.w, N = p.N, K = p.K;
     const int64_t L = p.length(), part = p.part(), row = p.row(), own = 12 * K;
-    const float *cos = p.cos, *sin = p.sin;
     const int64_t b = i / N, a = i % N;
+    const float *cos = p.cos + b * p.tables, *sin = p.sin + b * p.tables;
     const X* head = qkvg + b * L * row + a * K;
     X* grad_head = grad_qkvg + b * L * row + a * K;
     const float* conv = p.conv + a * 9 * K;
@@ -585,8 +586,8 @@ void linear_head_backward(const LinearArgs& p, const X* grad, const X* qkvg, con
     float *gq = scratch.take(L * K), *gk = scratch.take(L * K);
     float *state_t = scratch.take(K * K), *gs = scratch.take(K * K), *gs_t = scratch.take(K * K);
     float *g_den = scratch.take(L), *g_sum = scratch.take(K);
-    for (int64_t f = 0; f < n; ++f) linear_write(p, s, head, beta + b * L * N + a, f, f * p.frame());
-    for (int64_t f = 0; f < n; ++f) linear_read(p, s, head, f, f * p.frame());
+    for (int64_t f = 0; f < n; ++f) linear_write(p, s, head, beta + b * L * N + a, b, f, f * p.frame());
+    for (int64_t f = 0; f < n; ++f) linear_read(p, s, head, b, f, f * p.frame());
     std::memcpy(u, s.out, L * K * sizeof(float));
     convolve(s.v, conv, u, n, h, w, K, false);
     for (int64_t t = 0; t < L; ++t) {  // through gate and output norm
@@ -680,9 +681,10 @@ void linear_mixer_backward(const LinearArgs& p, const X* grad, const X* qkvg, co
 // ---- softmax attention with qk-norm, rotary, masks and a gate per head ------------------------------------------------------
 
 struct SoftmaxArgs {
-    int64_t B, L, S, N, K, query_row, key_row, frames;  // rows: elements from token to token; frames of L when windowed
-    const float *wq, *wk, *cos, *sin;                   // cos null = no rotary
-    const uint8_t *key_mask, *visible;                  // [B, S]; [frames, frames]; null = everything
+    // rows: elements from token to token; frames of L when windowed; tables: of cos and sin, from item to item, 0 = shared
+    int64_t B, L, S, N, K, query_row, key_row, frames, tables;
+    const float *wq, *wk, *cos, *sin;    // cos null = no rotary
+    const uint8_t *key_mask, *visible;   // [B, S]; [frames, frames]; null = everything
     float eps;
 };
 
@@ -767,13 +769,15 @@ const float* mask_bias(const SoftmaxArgs& p, SoftmaxHead& s, int64_t b) {
 
 // Queries, keys and values of one head, normed and turned.
 template <class X>
-void softmax_head_prepare(const SoftmaxArgs& p, SoftmaxHead& s, const X* query, const X* key, const X* value) {
+void softmax_head_prepare(const SoftmaxArgs& p, SoftmaxHead& s, const X* query, const X* key, const X* value,
+                          int64_t b) {
     const float scale = 1.0f / std::sqrt(float(p.K));
     norm_rows(query, p.query_row, p.wq, s.q, s.r_query, p.L, p.K, p.eps);
     norm_rows(key, p.key_row, p.wk, s.k, s.r_key, p.S, p.K, p.eps);
     if (p.cos) {
-        turn(s.q, p.cos, p.sin, s.q, p.L, p.K, 1.0f, scale);
-        turn(s.k, p.cos, p.sin, s.k, p.S, p.K, 1.0f);
+        const float *cos = p.cos + b * p.tables, *sin = p.sin + b * p.tables;
+        turn(s.q, cos, sin, s.q, p.L, p.K, 1.0f, scale);
+        turn(s.k, cos, sin, s.k, p.S, p.K, 1.0f);
     } else {
         SIMD
         for (int64_t i = 0; i < p.L * p.K; ++i) s.q[i] *= scale;
@@ -803,7 +807,7 @@ void softmax_head_forward(const SoftmaxArgs& p, const X* query, const X* key, co
     float* o = scratch.take(BLOCK * p.K);
     const float* bias = mask_bias(p, s, b);
     softmax_head_prepare(p, s, query + b * p.L * p.query_row + a * p.K, key + b * p.S * p.key_row + a * p.K,
-                         value + b * p.S * p.key_row + a * p.K);
+                         value + b * p.S * p.key_row + a * p.K, b);
     for (int64_t start = 0; start < p.L; start += BLOCK) {
         const int64_t count = p.L - start < BLOCK ? p.L - start : BLOCK;
         softmax_block<X>(p, s, bias, start, count);
@@ -841,7 +845,7 @@ void softmax_head_backward(const SoftmaxArgs& p, const X* grad, const X* query, 
     float *gk = scratch.take(ld * K), *gv = scratch.take(ld * K), *vt = scratch.take(ld * K);
     const float* bias = mask_bias(p, s, b);
     const int64_t at_query = b * p.L * p.query_row + a * K, at_key = b * p.S * p.key_row + a * K;
-    softmax_head_prepare(p, s, query + at_query, key + at_key, value + at_key);
+    softmax_head_prepare(p, s, query + at_query, key + at_key, value + at_key, b);
     transpose(p.S, K, s.v, K, vt, ld);
     for (int64_t k = 0; k < K; ++k)
         for (int64_t t = p.S; t < ld; ++t) vt[k * ld + t] = 0;
@@ -874,8 +878,9 @@ void softmax_head_backward(const SoftmaxArgs& p, const X* grad, const X* query, 
         gemm_as<X>(true, p.S, K, count, gs, ld, s.q + start * K, K, gk, K, s.packed, start > 0);
     }
     if (p.cos) {
-        turn(gq, p.cos, p.sin, gq, p.L, K, -1.0f);
-        turn(gk, p.cos, p.sin, gk, p.S, K, -1.0f);
+        const float *cos = p.cos + b * p.tables, *sin = p.sin + b * p.tables;
+        turn(gq, cos, sin, gq, p.L, K, -1.0f);
+        turn(gk, cos, sin, gk, p.S, K, -1.0f);
     }
     norm_rows_backward(gq, query + at_query, p.query_row, p.wq, s.r_query, grad_query + at_query, own_wq, p.L,
                        K, scale);
@@ -1098,32 +1103,34 @@ RESIDUAL(hh, bf16, bf16)
     EXPORT void linear_mixer_forward_##NAME(const X* qkvg, const X* beta, const float* wq, const float* wk,           \
                                             const float* wo, const float* cos, const float* sin, const float* conv,   \
                                             X* out, int64_t B, int64_t n, int64_t h, int64_t w, int64_t N, int64_t K, \
-                                            float eps) {                                                              \
-        linear_mixer_forward({B, n, h, w, N, K, wq, wk, wo, cos, sin, conv, eps}, qkvg, beta, out);                   \
+                                            int64_t tables, float eps) {                                              \
+        linear_mixer_forward({B, n, h, w, N, K, tables, wq, wk, wo, cos, sin, conv, eps}, qkvg, beta, out);           \
     }                                                                                                                 \
     EXPORT void linear_mixer_backward_##NAME(                                                                         \
         const X* grad, const X* qkvg, const X* beta, const float* wq, const float* wk, const float* wo,               \
         const float* cos, const float* sin, const float* conv, X* grad_qkvg, X* grad_beta, float* grad_wq,            \
         float* grad_wk, float* grad_wo, float* grad_conv, int64_t B, int64_t n, int64_t h, int64_t w, int64_t N,      \
-        int64_t K, float eps) {                                                                                       \
-        linear_mixer_backward({B, n, h, w, N, K, wq, wk, wo, cos, sin, conv, eps}, grad, qkvg, beta, grad_qkvg,       \
-                              grad_beta, grad_wq, grad_wk, grad_wo, grad_conv);                                       \
+        int64_t K, int64_t tables, float eps) {                                                                       \
+        linear_mixer_backward({B, n, h, w, N, K, tables, wq, wk, wo, cos, sin, conv, eps}, grad, qkvg, beta,          \
+                              grad_qkvg, grad_beta, grad_wq, grad_wk, grad_wo, grad_conv);                            \
     }                                                                                                                 \
     EXPORT void softmax_mixer_forward_##NAME(                                                                         \
         const X* query, const X* key, const X* value, const X* gate, const float* wq, const float* wk,                \
         const float* cos, const float* sin, const uint8_t* key_mask, const uint8_t* visible, X* out, int64_t B,       \
-        int64_t L, int64_t S, int64_t N, int64_t K, int64_t query_row, int64_t key_row, int64_t frames, float eps) {  \
-        softmax_mixer_forward({B, L, S, N, K, query_row, key_row, frames, wq, wk, cos, sin, key_mask, visible, eps},  \
-                              query, key, value, gate, out);                                                          \
+        int64_t L, int64_t S, int64_t N, int64_t K, int64_t query_row, int64_t key_row, int64_t frames,               \
+        int64_t tables, float eps) {                                                                                  \
+        softmax_mixer_forward(                                                                                        \
+            {B, L, S, N, K, query_row, key_row, frames, tables, wq, wk, cos, sin, key_mask, visible, eps}, query,     \
+            key, value, gate, out);                                                                                   \
     }                                                                                                                 \
     EXPORT void softmax_mixer_backward_##NAME(                                                                        \
         const X* grad, const X* query, const X* key, const X* value, const X* gate, const float* wq, const float* wk, \
         const float* cos, const float* sin, const uint8_t* key_mask, const uint8_t* visible, X* grad_query,           \
         X* grad_key, X* grad_value, X* grad_gate, float* grad_wq, float* grad_wk, int64_t B, int64_t L, int64_t S,    \
-        int64_t N, int64_t K, int64_t query_row, int64_t key_row, int64_t frames, float eps) {                        \
-        softmax_mixer_backward({B, L, S, N, K, query_row, key_row, frames, wq, wk, cos, sin, key_mask, visible, eps}, \
-                               grad, query, key, value, gate, grad_query, grad_key, grad_value, grad_gate, grad_wq,   \
-                               grad_wk);                                                                              \
+        int64_t N, int64_t K, int64_t query_row, int64_t key_row, int64_t frames, int64_t tables, float eps) {        \
+        softmax_mixer_backward(                                                                                       \
+            {B, L, S, N, K, query_row, key_row, frames, tables, wq, wk, cos, sin, key_mask, visible, eps}, grad,      \
+            query, key, value, gate, grad_query, grad_key, grad_value, grad_gate, grad_wq, grad_wk);                  \
     }                                                                                                                 \
     EXPORT void router_forward_##NAME(const X* x, const float* weight, float* logits, int64_t T, int64_t D,           \
                                       int64_t E) {                                                                    \

@@ -103,8 +103,8 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor, backend: Backend = "auto") -> Te
 
     Args:
         x: [B, L, N, K], K even, at least one token.
-        cos: [L, K/2], cosines of the angles, float32; no gradient goes to the tables.
-        sin: [L, K/2], sines.
+        cos: [L, K/2], or [B, L, K/2] where items differ; cosines of the angles, float32; no gradient goes to the tables.
+        sin: likewise, sines.
         backend: see the package.
 
     Returns:
@@ -115,7 +115,7 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor, backend: Backend = "auto") -> Te
         TypeError: an `x` that is not of a floating dtype.
     """
     _check_x(x)
-    _check_tables(x, cos, sin)
+    check_tables(cos, sin, x.shape[0], x.shape[1], x.shape[3])
     if _on_triton("rotary", backend, x, None, None, cos, sin):
         from videogen_kernels.rotary.kernel import norm_rotary_triton
 
@@ -137,8 +137,8 @@ def norm_rotary(
     Args:
         x: [B, L, N, K], K even, at least one token.
         weight: [K], shared by the heads.
-        cos: [L, K/2], cosines of the angles, float32; no gradient goes to the tables.
-        sin: [L, K/2], sines.
+        cos: [L, K/2], or [B, L, K/2] where items differ; cosines of the angles, float32; no gradient goes to the tables.
+        sin: likewise, sines.
         eps: added to the mean square.
         dtype: of the result; None = that of `x`.
         backend: see the package.
@@ -150,7 +150,7 @@ def norm_rotary(
         ValueError, TypeError: as `head_norm` and `rotary`.
     """
     _check_heads(x, weight)
-    _check_tables(x, cos, sin)
+    check_tables(cos, sin, x.shape[0], x.shape[1], x.shape[3])
     if _on_triton("norm_rotary", backend, x, weight, dtype, cos, sin):
         from videogen_kernels.rotary.kernel import norm_rotary_triton
 
@@ -181,7 +181,7 @@ def norm_rotary_positive(
         ValueError, TypeError: as `norm_rotary`.
     """
     _check_heads(x, weight)
-    _check_tables(x, cos, sin)
+    check_tables(cos, sin, x.shape[0], x.shape[1], x.shape[3])
     if floor < 0:
         raise ValueError(f"`floor` must be at least 0, got {floor}; a negative denominator turns signs around.")
     if _on_triton("norm_rotary_positive", backend, x, weight, dtype, cos, sin):
@@ -220,9 +220,11 @@ def _check_heads(x: Tensor, weight: Tensor) -> None:
         )
 
 
-def _check_tables(x: Tensor, cos: Tensor, sin: Tensor) -> None:
-    if x.shape[3] % 2 or cos.shape != (x.shape[1], x.shape[3] // 2) or sin.shape != cos.shape:
+def check_tables(cos: Tensor, sin: Tensor, batch: int, length: int, width: int) -> None:
+    """Raises ValueError unless both are [L, K/2] or [B, L, K/2], with K even."""
+    shared = (length, width // 2)
+    if width % 2 or sin.shape != cos.shape or cos.shape not in (shared, (batch, *shared)):
         raise ValueError(
-            f"`cos` and `sin` must be [L, K/2] for an `x` of [B, L, N, K] with K even, got {list(cos.shape)} and "
-            f"{list(sin.shape)} for {list(x.shape)}."
+            f"`cos` and `sin` must be [L, K/2] = {list(shared)} or [B, L, K/2] = {[batch, *shared]} with K even, got "
+            f"{list(cos.shape)} and {list(sin.shape)} for K = {width}."
         )

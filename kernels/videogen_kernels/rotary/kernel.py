@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from videogen_kernels.rotary.reference import table_stride
 from videogen_kernels.triton_runtime import on_device, sigmoid
 
 __all__ = ["gated_head_norm_triton", "norm_rotary_triton"]
@@ -26,11 +27,11 @@ _MAX_PROGRAMS = 2048
 @triton.jit
 def _rotate_kernel(
     x_ptr, weight_ptr,
-    cos_ptr,  # [L, K / 2] float32
+    cos_ptr,  # [L, K / 2] or [B, L, K / 2] float32
     sin_ptr,
     out_ptr,
     positive_ptr,  # floor plus the positive part of what is rotated
-    count, length, eps, floor,
+    count, length, t_sb, eps, floor,  # t_sb: of the tables, 0 = one for all
     x_sb, x_sl, x_sn, o_sb, o_sl, o_sn,
     N: tl.constexpr, K: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr,
     NORM: tl.constexpr, TURN: tl.constexpr, POSITIVE: tl.constexpr,
@@ -60,7 +61,7 @@ def _rotate_kernel(
             tl.store(positive_ptr + target + even[None, :], (tl.maximum(a, 0.0) + floor).to(dtype), mask=mask_even)
             tl.store(positive_ptr + target + odd[None, :], (tl.maximum(b, 0.0) + floor).to(dtype), mask=mask_odd)
         if TURN:
-            angle = position[:, None] * (K // 2) + pairs[None, :]
+            angle = (token // length * t_sb + position * (K // 2))[:, None] + pairs[None, :]
             cos = tl.load(cos_ptr + angle, mask=mask_odd, other=0.0)
             sin = tl.load(sin_ptr + angle, mask=mask_odd, other=0.0)
             turned = a * cos - b * sin
@@ -75,7 +76,7 @@ def _rotate_backward(
     grad_ptr, grad_positive_ptr, x_ptr, weight_ptr, cos_ptr, sin_ptr,
     grad_x_ptr,
     partial_ptr,  # [programs, K] float32
-    count, length, eps,
+    count, length, t_sb, eps,
     g_sb, g_sl, g_sn, p_sb, p_sl, p_sn, x_sb, x_sl, x_sn, o_sb, o_sl, o_sn,
     N: tl.constexpr, K: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr,
     NORM: tl.constexpr, TURN: tl.constexpr, POSITIVE: tl.constexpr,
@@ -100,7 +101,7 @@ def _rotate_backward(
         grad_a = tl.load(grad_ptr + place + even[None, :], mask=mask_even, other=0.0).to(tl.float32)
         grad_b = tl.load(grad_ptr + place + odd[None, :], mask=mask_odd, other=0.0).to(tl.float32)
         if TURN:
-            angle = position[:, None] * (K // 2) + pairs[None, :]
+            angle = (batch * t_sb + position * (K // 2))[:, None] + pairs[None, :]
             cos = tl.load(cos_ptr + angle, mask=mask_odd, other=0.0)
             sin = tl.load(sin_ptr + angle, mask=mask_odd, other=0.0)
             turned = grad_a * cos + grad_b * sin
@@ -245,7 +246,8 @@ def _forward(
     heads, width = x.shape[2:]
     with on_device(x):
         _rotate_kernel[(programs,)](
-            *(x, weight, _table(cos), _table(sin), out, positive, count, x.shape[1], eps, floor or 0.0),
+            *(x, weight, _table(cos), _table(sin), out, positive, count, x.shape[1]),
+            *(table_stride(cos), eps, floor or 0.0),
             *(*_strides(x), *_strides(out)),
             N=heads,
             K=width,
@@ -295,7 +297,8 @@ def _backward(
     partial = torch.empty(programs if weight is not None else 0, width, dtype=torch.float32, device=x.device)
     with on_device(x):
         _rotate_backward[(programs,)](
-            *(grad, grad_positive, x, weight, _table(cos), _table(sin), grad_x, partial, count, x.shape[1], eps),
+            *(grad, grad_positive, x, weight, _table(cos), _table(sin), grad_x, partial, count, x.shape[1]),
+            *(table_stride(cos), eps),
             *(*_strides(grad), *_strides(grad_positive), *_strides(x), *_strides(grad_x)),
             N=heads,
             K=width,

@@ -29,8 +29,15 @@ def rotary_reference(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     wide = x.to(torch.promote_types(x.dtype, torch.float32)).transpose(1, 2)  # [B, N, L, K]
     if wide.stride(-1) != 1:
         wide = wide.contiguous()
-    turned = torch.view_as_complex(wide.unflatten(-1, (-1, 2))) * torch.complex(cos, sin)  # [B, N, L, K/2]
+    angles = torch.complex(cos, sin)  # [L, K/2] or [B, L, K/2]
+    angles = angles if angles.ndim == 2 else angles[:, None]
+    turned = torch.view_as_complex(wide.unflatten(-1, (-1, 2))) * angles  # [B, N, L, K/2]
     return torch.view_as_real(turned).flatten(-2).transpose(1, 2).to(x.dtype)
+
+
+def table_stride(table: Tensor | None) -> int:
+    """Elements from one item's contiguous table to the next one's; 0 where the batch shares one, or there is none."""
+    return 0 if table is None or table.ndim == 2 else table.shape[1] * table.shape[2]
 
 
 def norm_rotary_reference(
