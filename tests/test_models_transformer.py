@@ -8,9 +8,11 @@ import pytest
 import torch
 import yaml
 from accelerate import init_empty_weights
+from safetensors.torch import load_file, save_file
 
 from tokenizer3d.autoencoder import CausalVideoAutoencoder
 from videogen.conditioning.camera import CAMERA_AXES
+from videogen.data.stage.render import ACTOR, CAMERA_SPEED
 from videogen.models.embeddings import (
     NUM_CAMERA_MOVES,
     TokenPosition,
@@ -18,9 +20,11 @@ from videogen.models.embeddings import (
     frame_visibility,
     pool_text,
     rotary_tables,
+    scenery_positions,
+    screen_positions,
 )
 from videogen.models.text_encoder import TextEncoder
-from videogen.models.transformer import VideoTransformer
+from videogen.models.transformer import STANDARD_CAMERA_SPEEDS, VideoTransformer
 from videogen_kernels.modulated_norm import modulated_norm
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +93,35 @@ def test_every_condition_reaches_the_output(name):
     assert not torch.allclose(run(model, inputs), run(model, inputs, **{name: changed}), atol=1e-5)
 
 
+@pytest.mark.parametrize("camera_speeds", [None, STANDARD_CAMERA_SPEEDS], ids=["screen", "scenery"])
+def test_each_item_has_positions_of_its_own_camera(camera_speeds):
+    model, inputs = make_model(camera_speeds=camera_speeds), make_inputs()
+    together = run(model, inputs)
+    for item in range(2):
+        one = slice(item, item + 1)
+        shared = ("frame_times", "frame_kinds")
+        alone = {name: value if name in shared else value[one] for name, value in inputs.items()}
+        torch.testing.assert_close(run(model, alone), together[one], atol=1e-5, rtol=1e-4)
+
+
+def test_camera_speeds_are_six_or_none():
+    with pytest.raises(ValueError, match="`camera_speeds` must be 6 numbers"):
+        VideoTransformer(**SMALL, camera_speeds=[0.2])
+    with pytest.raises(ValueError, match="`camera_speeds` must be 6 numbers"):
+        VideoTransformer(**SMALL, camera_speeds=[])
+
+
+def test_weights_of_another_version_are_refused(tmp_path):
+    make_model(camera_speeds=STANDARD_CAMERA_SPEEDS).save_pretrained(tmp_path)
+    assert VideoTransformer.from_pretrained(tmp_path, output_loading_info=True)[1]["missing_keys"] in ([], set())
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    del tensors["token_position.scenery_row.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"has no token_position\.scenery_row\.weight; train anew"):
+        VideoTransformer.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("kind", [2, 3, 4], ids=["guide", "reference_1", "reference_2"])
 def test_guides_and_references_are_seen_by_every_video_frame(kind):
     """Even by softmax anchors alone, and beyond their window."""
@@ -153,7 +186,8 @@ def test_convolution_stays_inside_its_frame():
     model = make_model(mixers=["linear"], feed_forwards=["dense"], cross_attention_layers=[])
     mixer = model.blocks[0].mixer
     value = torch.randn(1, 3 * 16, 32)
-    cos, sin = rotary_tables(torch.zeros(3), torch.zeros(3, dtype=torch.long), 4, 4, 16, 100.0, 1.0)
+    positions = screen_positions(4, 4)
+    cos, sin = rotary_tables(torch.zeros(3), torch.zeros(3, dtype=torch.long), *positions, 16, 100.0, 1.0)
     with torch.no_grad():
         # Without attention between tokens, a change in one frame must not reach another.
         mixer.to_beta.weight.zero_()
@@ -239,9 +273,12 @@ def test_defaults_the_tiny_configuration_and_the_shipped_weights_agree(section, 
     defaults = {name: parameter.default for name, parameter in inspect.signature(network).parameters.items()}
     shipped = json.loads((WEIGHTS / section / "config.json").read_text())
     shipped = {name: value for name, value in shipped.items() if not name.startswith("_")}
-    assert shipped == json.loads(
-        json.dumps(defaults)
-    )  # every argument is written, so that a new default changes no old weights
+    if section == "transformer":
+        shipped.setdefault(
+            "camera_speeds", None
+        )  # weights from before there was a choice: the default must stay what they had
+    # Every other argument is written, so that a new default changes no old weights.
+    assert shipped == json.loads(json.dumps(defaults))
     assert yaml.safe_load(TINY.read_text()).get(section, shipped) == shipped  # the video tokenizer has no section there
 
 
@@ -311,14 +348,14 @@ def test_displacement_is_the_integral_of_the_camera():
 
 def test_tokens_that_see_the_same_spot_share_their_position():
     torch.manual_seed(0)
-    position = TokenPosition(16)
-    torch.nn.init.normal_(position.row.weight)
-    torch.nn.init.normal_(position.column.weight)
-    torch.nn.init.constant_(position.speed, 1.0)
+    position = TokenPosition(16, [1.0] * 6)
+    torch.nn.init.normal_(position.scenery_row.weight)
+    torch.nn.init.normal_(position.scenery_column.weight)
 
     def at(**moves):
         names = ("truck", "pan", "push", "pedestal", "tilt", "zoom")
-        return position(torch.tensor([[[moves.get(name, 0.0) for name in names]]]), 4, 4).view(4, 4, 16)
+        displacement = torch.tensor([[[moves.get(name, 0.0) for name in names]]])
+        return position(displacement, 4, 4).view(4, 4, 16)
 
     step = 2 / 4  # one token, in half frame heights
     rest = at()
@@ -329,6 +366,44 @@ def test_tokens_that_see_the_same_spot_share_their_position():
     third = torch.tensor(3.0).log().item()  # three times as large: the corner of the middle shows what was within it
     torch.testing.assert_close(at(zoom=third)[::3, ::3], rest[1:3, 1:3])
     torch.testing.assert_close(at(push=third), at(zoom=third))
+    with torch.no_grad():
+        torch.nn.init.normal_(position.row.weight)
+    assert not torch.allclose(at(tilt=step)[1:], at()[:-1])  # on the screen they are elsewhere
+
+
+def test_rotary_angles_are_those_of_the_spot_in_the_scenery():
+    times, kinds = torch.zeros(2), torch.tensor([0, 1])
+
+    def angles(**moves):
+        names = ("truck", "pan", "push", "pedestal", "tilt", "zoom")
+        displacement = torch.tensor([[[0.0] * 6, [moves.get(name, 0.0) for name in names]]])
+        positions = scenery_positions(displacement, 4, 6, STANDARD_CAMERA_SPEEDS)
+        tables = rotary_tables(times, kinds, *positions, 64, 100.0, 1.0)
+        return torch.atan2(*reversed(tables)).view(2, 4, 6, 32)
+
+    first, later = angles(pan=2 / 4 / STANDARD_CAMERA_SPEEDS[1])
+    torch.testing.assert_close(later[:, :-1], first[:, 1:])
+    first, later = angles(tilt=-2 / 4 / STANDARD_CAMERA_SPEEDS[4])
+    torch.testing.assert_close(later[:-1], first[1:])
+    first, later = angles(push=3.0)
+    seen = [(at[:, -1] - at[:, 0]).abs().max() for at in (first, later)]
+    assert seen[1] < seen[0]  # nearer: less of it is seen
+
+
+def test_places_on_the_screen_are_those_of_a_camera_that_stands_still():
+    times, kinds = torch.tensor([0.0, 0.3]), torch.tensor([0, 1])
+    screen = rotary_tables(times, kinds, *screen_positions(3, 5), 64, 100.0, 1.0)
+    still = rotary_tables(times, kinds, *scenery_positions(torch.zeros(2, 2, 6), 3, 5, [0.2] * 6), 64, 100.0, 1.0)
+    assert screen[0].shape == (30, 32) and still[0].shape == (2, 30, 32)
+    # Rotary positions count from anywhere: what differs is one turn for all tokens.
+    turn = torch.complex(*still) * torch.complex(*screen).conj()
+    torch.testing.assert_close(turn, turn[:, :1].expand_as(turn))
+
+
+def test_standard_camera_speeds_are_those_of_stage():
+    near = {"truck": ACTOR, "push": ACTOR, "pedestal": ACTOR, "pan": 1.0, "tilt": 1.0, "zoom": 1.0}
+    expected = [CAMERA_SPEED[name] / near[name] for name in ("truck", "pan", "push", "pedestal", "tilt", "zoom")]
+    torch.testing.assert_close(torch.tensor(STANDARD_CAMERA_SPEEDS), torch.tensor(expected))
 
 
 def test_pooled_text_is_the_mean_of_real_tokens():
@@ -339,7 +414,7 @@ def test_pooled_text_is_the_mean_of_real_tokens():
 
 def test_references_lie_before_the_clip_in_rotary_time():
     times, kinds = torch.tensor([0.0, 0.5, 0.0, 0.0]), torch.tensor([0, 1, 3, 4])
-    cos, sin = rotary_tables(times, kinds, 1, 1, 64, 100.0, 1.0)
+    cos, sin = rotary_tables(times, kinds, *screen_positions(1, 1), 64, 100.0, 1.0)
     angle = torch.atan2(sin, cos)[:, 5]  # a slow pair of the time axis
     assert angle[3] < angle[2] < angle[0] == 0 < angle[1]
 

@@ -26,7 +26,7 @@ from videogen.training.checkpoint import list_checkpoints
 from videogen.training.config import DataConfig, TrainConfig, load_config
 from videogen.training.latent_cache import LatentCache, build_cache, clip_story, fingerprint, guide_frames
 from videogen.training.schedule import TimeBox
-from videogen.training.trainer import Trainer, load_vae, train
+from videogen.training.trainer import Trainer, load_networks, load_vae, train
 
 
 @pytest.fixture(scope="module")
@@ -525,6 +525,26 @@ def test_action_captions_leave_out_what_given_frames_show(ground, tmp_path):
         assert low <= cut / len(captions) <= high, task
 
 
+def test_weights_with_places_on_the_screen_go_on_with_places_in_the_scenery(ground, whole_run):
+    speeds = [0.2, 0.28, 0.16, 0.18, 0.22, 0.24]
+    output = ground / "scenery"
+    config = _config(ground, output, transformer={"camera_speeds": speeds}, schedule={"num_steps": 1})
+    given = str(whole_run[0] / "weights")
+    trainer = Trainer(config, init_from=given)
+    before, after = load_networks(Path(given)).transformer, trainer.model.transformer
+    assert before.config.camera_speeds is None and list(after.config.camera_speeds) == speeds
+    assert not after.token_position.scenery_row.weight.any()
+    for name, tensor in before.state_dict().items():
+        if name != "token_position.speed":
+            assert torch.equal(tensor, after.state_dict()[name]), name
+    trainer.run()
+    assert list(load_networks(output / "weights").transformer.config.camera_speeds) == speeds
+    with pytest.raises(ValueError, match=r"`transformer\.camera_speeds` must be \[0.2, .* got None"):
+        Trainer(
+            _config(ground, ground / "back", transformer={"camera_speeds": None}), init_from=str(output / "weights")
+        )
+
+
 def test_two_subjects_have_a_reference_each(ground, tmp_path):
     data = {"rung": "rung3", "cache": str(tmp_path / "cache"), "num_clips": 30, "mid_clip_share": 0.0, "num_frames": 5}
     config = _config(ground, tmp_path / "run", data=data, tasks={"subject": 1.0})
@@ -572,7 +592,9 @@ def test_settings_are_checked_and_overridden(ground, tmp_path):
         load_config(tmp_path / "no.yaml")
 
 
-@pytest.mark.parametrize("name", ["t2v_tiny_cpu", "t2v_tiny_rung2_cpu", "t2v_tiny_gpu", "folder_tiny_cpu"])
+@pytest.mark.parametrize(
+    "name", ["t2v_tiny_cpu", "t2v_tiny_scenery_cpu", "t2v_tiny_rung2_cpu", "t2v_tiny_gpu", "folder_tiny_cpu"]
+)
 def test_the_committed_configurations_are_valid(name):
     config = load_config(f"configs/train/{name}.yaml")
     shape = (33, 16.0) if name.startswith("t2v") else (17, 12.0)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from videogen.benchmark.measure import Budget, CaseFailed, Row, best_device, measure
 from videogen.benchmark.measure import run_case as run_in_process
-from videogen.models.embeddings import KIND_FIRST, KIND_VIDEO, frame_visibility, rotary_tables
+from videogen.models.embeddings import KIND_FIRST, KIND_VIDEO, frame_visibility, rotary_tables, screen_positions
 from videogen.models.transformer import Block, Router, VideoTransformer
 from videogen.planning.counts import (
     Config,
@@ -438,8 +438,7 @@ def build_block(kind: str, c: Config, grid: Grid, dtype: torch.dtype, device: to
     tables = rotary_tables(
         torch.arange(n, device=device) / 6.0,
         kinds,
-        grid.height,
-        grid.width,
+        *screen_positions(grid.height, grid.width, torch.device(device)),
         c["head_dim"],
         c["rotary_theta"],
         c["rotary_time_scale"],

@@ -7,6 +7,7 @@ K key width of a head.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -85,40 +86,94 @@ class FrameEmbedding(nn.Module):
 
 
 class TokenPosition(nn.Module):
-    """Where in the scenery a token looks, [B, L, D] to be added to the tokens: zero at initialisation.
+    """Where a token is, [B, L, D] to be added to the tokens: zero at initialisation.
 
-    A token's place on the screen is taken back by what the camera has done since the first frame, so that tokens which show
-    the same spot of the scenery get the same features in every frame. How far one second of a standard command goes is
-    learnt. The features are sines and cosines of 4 frame heights and of every half of it down to a quarter of a height.
+    The features are sines and cosines of 4 frame heights and of every half of it down to a quarter of a height. With
+    `camera_speeds` they are those of its place on the screen and, apart, of the spot of the scenery that it shows. Without, there is
+    one place, from which a learnt part of what the camera has done is taken back: on its way to the scenery the pan of the weights
+    that are shipped stopped at a sixteenth, since attention needs the screen's places, too.
 
     Args:
         width: D.
+        camera_speeds: see `scenery_places`, or None.
         num_frequencies: of the waves.
     """
 
-    def __init__(self, width: int, num_frequencies: int = 5):
+    def __init__(self, width: int, camera_speeds: Sequence[float] | None, num_frequencies: int = 5):
         super().__init__()
         self.num_frequencies = num_frequencies
-        self.speed = nn.Parameter(torch.full((NUM_CAMERA_MOVES,), 0.25))  # half frame heights, or logarithm of the size
         self.row = nn.Linear(2 * num_frequencies, width, bias=False)
         self.column = nn.Linear(2 * num_frequencies, width, bias=False)
-        nn.init.zeros_(self.row.weight)
-        nn.init.zeros_(self.column.weight)
+        layers = [self.row, self.column]
+        self.camera_speeds = camera_speeds
+        if camera_speeds is None:
+            self.speed = nn.Parameter(torch.full((NUM_CAMERA_MOVES,), 0.25))
+        else:
+            self.scenery_row = nn.Linear(2 * num_frequencies, width, bias=False)
+            self.scenery_column = nn.Linear(2 * num_frequencies, width, bias=False)
+            layers += [self.scenery_row, self.scenery_column]
+        for layer in layers:
+            nn.init.zeros_(layer.weight)
 
     def forward(self, displacement: Tensor, height: int, width: int) -> Tensor:
         """[B, n, 6] -> [B, L, D], tokens in the order (frame, y, x)."""
-        truck, pan, push, pedestal, tilt, zoom = (displacement.float() * self.speed.float()).unbind(-1)  # [B, n]
-        size = torch.exp(-push - zoom)[..., None]
-        device = displacement.device
-        y = (2 * torch.arange(height, dtype=torch.float32, device=device) + 1 - height) / height  # half frame heights
-        x = (2 * torch.arange(width, dtype=torch.float32, device=device) + 1 - width) / height
-        row = self.row(self._waves(size * y - (pedestal + tilt)[..., None]))  # [B, n, h, D]
-        column = self.column(self._waves(size * x + (truck + pan)[..., None]))  # [B, n, w, D]
+        if self.camera_speeds is None:
+            rows, columns = scenery_places(displacement, height, width, self.speed.float().unbind())
+            row, column = self.row(self._waves(rows)), self.column(self._waves(columns))  # [B, n, h, D], [B, n, w, D]
+        else:
+            y, x = screen_places(height, width, displacement.device)
+            rows, columns = scenery_places(displacement, height, width, self.camera_speeds)
+            row = self.row(self._waves(y)) + self.scenery_row(self._waves(rows))
+            column = self.column(self._waves(x)) + self.scenery_column(self._waves(columns))
         return (row[:, :, :, None] + column[:, :, None]).flatten(1, 3)
 
     def _waves(self, place: Tensor) -> Tensor:
         phases = octave_phases(place, self.num_frequencies)
         return torch.cat([phases.sin(), phases.cos()], dim=-1).to(self.row.weight.dtype)
+
+
+def screen_places(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The middle of every row [h] and column [w] of tokens, in half frame heights from the middle of the screen, float32."""
+    y = (2 * torch.arange(height, dtype=torch.float32, device=device) + 1 - height) / height
+    x = (2 * torch.arange(width, dtype=torch.float32, device=device) + 1 - width) / height
+    return y, x
+
+
+def scenery_places(
+    displacement: Tensor, height: int, width: int, camera_speeds: Sequence[float | Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Where in the scenery each row and column of tokens looks: its place on the screen, with what the camera has done since
+    the first frame taken back. What stands still stays at one place, however the camera turns and zooms. Where it travels, that
+    holds for one depth, and what is nearer or further drifts; trembling and tracking are not taken back.
+
+    Args:
+        displacement: [B, n, 6] of `camera_displacement`.
+        height: token rows of a frame, h.
+        width: token columns, w.
+        camera_speeds: of one second of each standard command (truck, pan, push, pedestal, tilt, zoom), in half frame heights or,
+            for push and zoom, in the logarithm of the size.
+
+    Returns:
+        rows [B, n, h] and columns [B, n, w], half frame heights from the middle of the first frame, float32.
+    """
+    y, x = screen_places(height, width, displacement.device)
+    moves = displacement.float().unbind(-1)  # each [B, n]
+    truck, pan, push, pedestal, tilt, zoom = (move * speed for move, speed in zip(moves, camera_speeds, strict=True))
+    size = torch.exp(-push - zoom)[..., None]
+    return size * y - (pedestal + tilt)[..., None], size * x + (truck + pan)[..., None]
+
+
+def scenery_positions(
+    displacement: Tensor, height: int, width: int, camera_speeds: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """`scenery_places` in tokens of the screen, for `rotary_tables`: [B, n, h] and [B, n, w]."""
+    rows, columns = scenery_places(displacement, height, width, camera_speeds)
+    return rows * (height / 2), columns * (height / 2)  # a token is 2 / h half frame heights high and wide
+
+
+def screen_positions(height: int, width: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Rows and columns of tokens, the same whatever the camera does: [1, 1, h] and [1, 1, w] for `rotary_tables`."""
+    return torch.arange(height, device=device)[None, None], torch.arange(width, device=device)[None, None]
 
 
 def octave_phases(position: Tensor, num_octaves: int) -> Tensor:
@@ -164,41 +219,41 @@ def timestep_features(timestep: Tensor, num_frequencies: int, max_period: float 
 
 
 def rotary_tables(
-    times: Tensor, kinds: Tensor, height: int, width: int, head_dim: int, theta: float, time_scale: float
+    times: Tensor, kinds: Tensor, rows: Tensor, columns: Tensor, head_dim: int, theta: float, time_scale: float
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines for tokens at (seconds, y, x).
 
     Of the K/2 pairs of a head, 5/16 turn with y, 5/16 with x and the rest with time; frequencies fall geometrically from 1
-    radian per grid step (`time_scale` radians per second) to 1/theta of it.
+    radian per token of the screen (`time_scale` radians per second) to 1/theta of it. With places in the scenery
+    (`scenery_positions`), what a token sees of another depends on where the two look, not on what the camera did in between.
 
     Args:
         times: [n] seconds; a reference's is replaced by its own offset.
         kinds: [n] int.
-        height: token rows of a frame.
-        width: token columns.
+        rows: [B, n, h], in tokens of the screen; or [1, 1, h], the same for all items and frames.
+        columns: [B, n, w] or [1, 1, w], likewise.
         head_dim: K, even, at least 8.
         theta: ratio of the highest to the lowest frequency.
         time_scale: radians per second of the quickest pair.
 
     Returns:
-        cos and sin, each [L, K/2] float32, tokens in the order (frame, y, x).
+        cos and sin, each [B, L, K/2] float32, or [L, K/2] where one place serves all; tokens in the order (frame, y, x).
     """
     half = head_dim // 2
     pairs_grid = half * 5 // 16
-    device = times.device
     times = times.float()
     times = torch.where(kinds >= KIND_REFERENCE_1, -REFERENCE_TIME_OFFSET * (kinds - KIND_GUIDE), times)
 
     def angles(positions: Tensor, num_pairs: int) -> Tensor:
-        exponents = torch.arange(num_pairs, dtype=torch.float32, device=device) / num_pairs
-        return positions[:, None] * theta**-exponents
+        exponents = torch.arange(num_pairs, dtype=torch.float32, device=times.device) / num_pairs
+        return positions[..., None] * theta**-exponents
 
-    num_frames = times.shape[0]
     by_time = angles(times * time_scale, half - 2 * pairs_grid)[:, None, None]  # [n, 1, 1, pairs]
-    by_row = angles(torch.arange(height, dtype=torch.float32, device=device), pairs_grid)[None, :, None]
-    by_column = angles(torch.arange(width, dtype=torch.float32, device=device), pairs_grid)[None, None]
-    grid = (num_frames, height, width, -1)
-    table = torch.cat([by_time.expand(grid), by_row.expand(grid), by_column.expand(grid)], dim=-1).flatten(0, 2)
+    by_row = angles(rows.float(), pairs_grid)[:, :, :, None]
+    by_column = angles(columns.float(), pairs_grid)[:, :, None]
+    grid = (len(rows), len(times), rows.shape[-1], columns.shape[-1], -1)
+    table = torch.cat([by_time.expand(grid), by_row.expand(grid), by_column.expand(grid)], dim=-1).flatten(1, 3)
+    table = table[0] if len(rows) == 1 else table
     return table.cos(), table.sin()
 
 

@@ -27,12 +27,15 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from videogen.models.embeddings import (
+    NUM_CAMERA_MOVES,
     FrameEmbedding,
     TokenPosition,
     camera_displacement,
     frame_visibility,
     pool_text,
     rotary_tables,
+    scenery_positions,
+    screen_positions,
 )
 from videogen_kernels import moe
 from videogen_kernels.mixers import cross_mixer, linear_mixer, softmax_mixer
@@ -40,6 +43,9 @@ from videogen_kernels.modulated_norm import gated_residual, modulated_norm, rms_
 
 Mixer = Literal["linear", "softmax"]
 FeedForward = Literal["dense", "moe"]
+
+#: Truck, pan, push (from rest), pedestal, tilt and zoom of Stage where its actors stand (`videogen.data.stage.render`).
+STANDARD_CAMERA_SPEEDS = (0.2, 0.28, 0.1625, 0.175, 0.22, 0.24)
 
 #: Smallest noise level that the conversion to velocity divides by.
 MIN_SIGMA = 0.05
@@ -287,11 +293,15 @@ class VideoTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         top_k: experts chosen per token.
         window: latent frames that an anchor sees to either side, besides first frame, guides and references; None = all.
         camera_dim: entries of a camera vector.
+        camera_speeds: how far one second of each standard command goes, see `scenery_places`: rotary positions are those of the
+            spots that tokens show, so that what an actor does and what the camera does add up by themselves
+            (`STANDARD_CAMERA_SPEEDS` for Stage). None = rotary positions on the screen, as the shipped weights have them.
         rotary_theta: ratio of the highest to the lowest rotary frequency.
         rotary_time_scale: radians per second of the quickest pair.
 
     Raises:
-        ValueError: lists of different lengths, unknown mixers or feed-forwards, or layers that do not exist.
+        ValueError: lists of different lengths, unknown mixers or feed-forwards, layers that do not exist, or another number of
+            camera speeds.
     """
 
     _keep_in_fp32_modules = ["router"]  # type: ignore[assignment]  # noqa: RUF012 (diffusers reads a list)
@@ -318,13 +328,19 @@ class VideoTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         top_k: int = 2,
         window: int | None = None,
         camera_dim: int = 9,
+        camera_speeds: Sequence[float] | None = None,
         rotary_theta: float = 100.0,
         rotary_time_scale: float = 4.0,
     ):
         super().__init__()
         _check_layers(mixers, feed_forwards, cross_attention_layers)
+        if camera_speeds is not None and len(camera_speeds) != NUM_CAMERA_MOVES:
+            raise ValueError(
+                f"`camera_speeds` must be {NUM_CAMERA_MOVES} numbers, of truck, pan, push, pedestal, tilt and zoom, or None, "
+                f"got {camera_speeds}."
+            )
         self.proj_in = nn.Linear(latent_channels * patch_size**2, width)
-        self.token_position = TokenPosition(width)
+        self.token_position = TokenPosition(width, camera_speeds)
         self.frame_embedding = FrameEmbedding(width, camera_dim, text_width)
         self.to_modulation = nn.Linear(width, 6 * width)
         self.blocks = nn.ModuleList(
@@ -402,11 +418,16 @@ class VideoTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
                     f"`{name}` must be {list(expected)} for latents of {list(hidden_states.shape)}, got {list(shape)}."
                 )
         h, w = height // patch, width // patch
+        displacement = camera_displacement(camera, frame_times, frame_kinds)  # [B, n, 6]
+        if self.config.camera_speeds is None:
+            rows, columns = screen_positions(h, w, displacement.device)
+        else:
+            rows, columns = scenery_positions(displacement, h, w, self.config.camera_speeds)
         cos, sin = rotary_tables(
             frame_times,
             frame_kinds,
-            h,
-            w,
+            rows,
+            columns,
             self.config.head_dim,
             self.config.rotary_theta,
             self.config.rotary_time_scale,
@@ -415,7 +436,6 @@ class VideoTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         dtype = self.proj_in.weight.dtype  # of the residual stream; under autocast this is float32
 
         x = rearrange(hidden_states, "b c n (h p) (w q) -> b (n h w) (c p q)", p=patch, q=patch)
-        displacement = camera_displacement(camera, frame_times, frame_kinds)  # [B, n, 6]
         x = (self.proj_in(x.to(dtype)) + self.token_position(displacement, h, w)).to(dtype)  # [B, L, D]
         text = encoder_hidden_states.to(dtype)
         pooled = pool_text(text, encoder_attention_mask)
@@ -436,6 +456,22 @@ class VideoTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
             z_loss = torch.stack([loss[1] for loss in losses]).mean()
         output = VideoTransformerOutput(sample=velocity, load_balancing_loss=balance, router_z_loss=z_loss)
         return output if return_dict else output.to_tuple()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """As diffusers has it, but what the weights lack is an error.
+
+        Raises:
+            ValueError: weights of another version: without all of this network's tensors.
+        """
+        informed = kwargs.pop("output_loading_info", False)
+        model, found = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        if found["missing_keys"]:
+            raise ValueError(
+                f"`pretrained_model_name_or_path` must hold weights that this version made, {str(pretrained_model_name_or_path)!r} "
+                f"has no {sorted(found['missing_keys'])[0]}; train anew, or use the version that made them."
+            )
+        return (model, found) if informed else model
 
     def routers(self) -> list[Router]:
         """The routers of the expert layers, first layer first."""

@@ -83,7 +83,9 @@ def transformer_parameters(c: Config) -> Counts:
     token = c["latent_channels"] * c["patch_size"] ** 2
     embedding = (_NOISE_WAVES + 1) * width + (width + 1) * width + NUM_KINDS * width + (c["camera_dim"] + 1) * width
     embedding += (NUM_CAMERA_MOVES + _CLOCK_WAVES) * width + c["text_width"] * width
-    embedding += NUM_CAMERA_MOVES + 2 * _PLACE_WAVES * width  # places of tokens
+    # Places of tokens: partly in the scenery, by learnt speeds, or on the screen and in the scenery.
+    in_scenery = c["camera_speeds"] is not None
+    embedding += 4 * _PLACE_WAVES * width if in_scenery else NUM_CAMERA_MOVES + 2 * _PLACE_WAVES * width
     modulation = 6 * width * (width + 1) + 2 * width * (width + 1) + 2 * width + 6 * width * len(c["mixers"])
     return {
         "linear attention": linear
@@ -118,8 +120,10 @@ def transformer_flops(c: Config, grid: Grid) -> Counts:
     per_frame = (
         (_NOISE_WAVES + width + c["camera_dim"] + NUM_CAMERA_MOVES + _CLOCK_WAVES) * width
         + 8 * width * width  # modulation of the blocks and of the output
-        + (grid.height + grid.width) * _PLACE_WAVES * width
+        + (grid.height + grid.width) * _PLACE_WAVES * width  # places of tokens
     )
+    # Those on the screen are the same in all frames.
+    on_screen = 0 if c["camera_speeds"] is None else 2 * (grid.height + grid.width) * _PLACE_WAVES * width
     pairs = grid.visible_frames(c["window"]) * grid.per_frame**2
     # q'.z and z of the denominator stand beside q.S and S of the numerator.
     state = 2 * length * inner * c["head_dim"] + 2 * length * inner
@@ -136,6 +140,7 @@ def transformer_flops(c: Config, grid: Grid) -> Counts:
         "routers": moe * 2 * length * width * c["num_experts"],
         "embeddings and modulation": 4 * length * width * token
         + 2 * n * per_frame
+        + on_screen
         + 2 * c["text_width"] * width
         + 2 * NUM_CAMERA_MOVES * n * n,
     }

@@ -275,7 +275,7 @@ def activation_bytes(c: Config, grid: Grid, batch: int, itemsize: int, fused: bo
         moments.append(routed)
         moments.append(b * (2 * width + 3 * c["shared_hidden"]))
     tokens = batch * grid.tokens
-    tables = 4 * c["head_dim"] * grid.tokens
+    tables = 4 * c["head_dim"] * (grid.tokens if c["camera_speeds"] is None else tokens)
     modulation = 2 * 6 * width * b * grid.num_frames * batch
     # The residual stream before and after the block; the latents: known, noisy, both branches, the model's input and its output.
     return float(tokens * (2 * b * width + max(moments)) + tables + modulation + 4 * 4 * tokens * token)

@@ -43,7 +43,7 @@ from videogen.training.latent_cache import LatentCache, build_cache, count_clips
 from videogen.training.latent_stream import StreamBatches
 from videogen.training.metrics import QUARTERS, VIDEO_PLOTS, LossMeter, MetricsFile, Progress, duration, plot_metrics
 from videogen.training.muon import Muon, split_parameters
-from videogen.training.networks import arguments_of, check_same_network
+from videogen.training.networks import arguments_of, check_same_network, with_places_in_the_scenery
 from videogen.training.schedule import TimeBox
 from videogen.training.sheets import default_prompts, draw_samples, write_sheet
 from videogen.training.signals import stop_requests
@@ -210,6 +210,9 @@ class Trainer:
         settings = {**sections.get("transformer", {}), **config.transformer, "latent_channels": self.latent_size[0]}
         if init_from:
             model = load_networks(Path(init_from))
+            speeds = settings.get("camera_speeds")
+            if speeds is not None and model.transformer.config.camera_speeds is None:
+                model.transformer = with_places_in_the_scenery(model.transformer, speeds)
             del text_settings["vocab_size"]  # a row for every merge of the weights' own tokenizer
             check_same_network("transformer", settings, model.transformer)
             check_same_network("text_encoder", text_settings, model.text_encoder)
