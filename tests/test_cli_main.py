@@ -76,7 +76,7 @@ def test_stage_preview_draws_the_same_sheet_for_the_same_seed(
     assert capsys.readouterr().out.count("Wrote") == 2
     assert (np.asarray(Image.open(tmp_path / "a.png")) == np.asarray(Image.open(tmp_path / "b.png"))).all()
     assert main(["stage", "preview", "--rung", "rung9"]) == 2
-    assert "rung1, rung2, rung3, rung4" in capsys.readouterr().err
+    assert "rung1, cameras, rung2, rung3, rung4" in capsys.readouterr().err
 
 
 def test_the_vocabulary_in_the_documentation_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +88,7 @@ def test_the_vocabulary_in_the_documentation_is_what_the_command_prints(capsys: 
     assert "left of, right of" in rung4 and "another actor enters, night falls" in rung4
     assert "[Tracking shot] [跟随]" in rung4 and "| speeds | slow, normal, fast |" in rung4
     assert main(["vocabulary", "--rung", "rung9"]) == 2
-    assert "rung1, rung2, rung3, rung4, got rung9" in capsys.readouterr().err
+    assert "rung1, cameras, rung2, rung3, rung4, got rung9" in capsys.readouterr().err
 
 
 PROMPTS = [

@@ -56,8 +56,9 @@ def _spec(**changes) -> ClipSpec:
 
 
 def test_rungs_grow():
-    vocabularies = list(rungs().values())
+    vocabularies = [vocabulary for name, vocabulary in rungs().items() if name != "cameras"]
     first = vocabularies[0]
+    assert rungs()["cameras"] == replace(first, cameras=CAMERAS)
     assert (len(first.actors), len(first.scenes), len(first.motions), len(first.cameras)) == (12, 4, 4, 3)
     for small, large in itertools.pairwise(vocabularies):
         for field in ("actors", "scenes", "motions", "cameras", "lights"):

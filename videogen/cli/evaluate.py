@@ -29,7 +29,8 @@ def stage(
     json_: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
     model: Annotated[str, typer.Option(help="Folder of weights; default the shipped model.")] = "",
     rung: Annotated[
-        str, typer.Option(help="rung1 to rung4; default the highest that the model's vocabulary covers.")
+        str,
+        typer.Option(help="rung1 to rung4, or cameras; default the highest that the model's vocabulary covers."),
     ] = "",
     source: Annotated[
         str, typer.Option(help="model; renders (true clips: the checkers' ceiling); tokenizer (reconstructions).")
@@ -135,7 +136,8 @@ def tasks(
     ] = "",
     split: Annotated[str, typer.Option(help="Which prompts: dev, or test (once per release).")] = "dev",
     rung: Annotated[
-        str, typer.Option(help="rung1 to rung4; default the highest that the model's vocabulary covers.")
+        str,
+        typer.Option(help="rung1 to rung4, or cameras; default the highest that the model's vocabulary covers."),
     ] = "",
     num_prompts: Annotated[int, typer.Option(help="Clips of each task; twice as many of camera.", min=1)] = 50,
     workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,

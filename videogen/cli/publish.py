@@ -24,7 +24,9 @@ def publish(
     ] = None,
     rung: Annotated[
         str | None,
-        typer.Option(help="Vocabulary of the model, if it is to know less than the run showed: rung1 to rung4."),
+        typer.Option(
+            help="Vocabulary of the model, if it is to know less than the run showed: rung1 to rung4, or cameras."
+        ),
     ] = None,
 ) -> None:
     """Put a run's weights and a video tokenizer together into one model folder."""

@@ -12,7 +12,7 @@ app = typer.Typer(rich_markup_mode=None)
 
 @app.command()
 def preview(
-    rung: Annotated[str, typer.Option(help="How much may happen: rung1 to rung4.")] = "rung1",
+    rung: Annotated[str, typer.Option(help="How much may happen: rung1 to rung4, or cameras.")] = "rung1",
     num_clips: Annotated[int, typer.Option(help="Clips on the sheet.", min=1, max=200)] = 12,
     seed: Annotated[int, typer.Option(help="The same seed draws the same clips.", min=0)] = 0,
     split: Annotated[str, typer.Option(help="train, heldout (pairs that training never shows) or any.")] = "train",

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def vocabulary(
     model: Annotated[Path | None, typer.Option(help="Model folder; by default the shipped model.")] = None,
     rung: Annotated[
-        list[str] | None, typer.Option(help="A rung of Stage, rung1 to rung4, instead of a model; may be repeated.")
+        list[str] | None,
+        typer.Option(help="A rung of Stage, rung1 to rung4, or cameras, instead of a model; may be repeated."),
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown, as in docs/vocabulary.md.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,

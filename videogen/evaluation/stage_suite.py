@@ -83,9 +83,10 @@ def load_prompts(split: str, rung: str, num_prompts: int | None = None) -> list[
     return prompts[:num_prompts]
 
 
-def suite_hash(split: str) -> str:
-    """First 16 hexadecimal digits of the list's SHA-256."""
-    return hashlib.sha256(prompt_file(split).read_bytes()).hexdigest()[:16]
+def suite_hash(split: str, rung: str) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of a rung's prompts."""
+    lines = [json.dumps(asdict(prompt), ensure_ascii=False) for prompt in load_prompts(split, rung)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def build_prompts(split: str) -> list[Prompt]:
@@ -245,7 +246,7 @@ def run_suite(
     if settings.language is not None:
         prompts = [in_language(prompt, settings.language) for prompt in prompts]
     about = {
-        "suite": suite_hash(settings.split),
+        "suite": suite_hash(settings.split, settings.rung),
         "prompts_version": PROMPTS_VERSION,
         "checkers": checkers_version(),
         **model_hashes(settings.source, settings.model),

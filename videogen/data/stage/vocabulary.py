@@ -142,10 +142,12 @@ class Vocabulary:
 
 @lru_cache(maxsize=1)
 def rungs() -> dict[str, Vocabulary]:
-    """The rungs of difficulty, easiest first; each contains the one before."""
+    """The rungs of difficulty, easiest first; each of rung1 to rung4 contains the one before. "cameras" is rung1 with every camera command."""
     named = named_actors()
+    first = Vocabulary(actors=named[:12], scenes=SCENES[:4], motions=MOTIONS[:4], cameras=CAMERAS[:3])
     return {
-        "rung1": Vocabulary(actors=named[:12], scenes=SCENES[:4], motions=MOTIONS[:4], cameras=CAMERAS[:3]),
+        "rung1": first,
+        "cameras": replace(first, cameras=CAMERAS),
         "rung2": Vocabulary(actors=named[:24], scenes=SCENES[:6], motions=MOTIONS[:6], cameras=CAMERAS[:5]),
         "rung3": Vocabulary(
             actors=named[:40],
