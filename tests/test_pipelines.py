@@ -20,8 +20,10 @@ from videogen_pipelines import (
     TextToVideoPipeline,
     VideoExtensionPipeline,
     base,
+    joins,
     requests,
 )
+from videogen_pipelines.joins import without_colour_step
 
 QUICK = {"num_inference_steps": 2, "guidance_scale": 2.0}
 
@@ -564,6 +566,34 @@ def test_first_frame_is_the_reconstruction_of_the_image(image_pipe):
     assert output.conditioning["image"] == image and output.adjusted == []
     two = image_pipe(PROMPT, image, seed=0, num_videos_per_prompt=2, batch_size=2, **QUICK)
     assert np.abs(two.frames[:, 0] - reconstruction(image_pipe, image)).max() < 1e-5
+
+
+def test_no_step_in_colour_after_what_is_given():
+    generator = torch.Generator().manual_seed(0)
+    before = 0.1 * torch.rand(2, 3, 4, 4, generator=generator)
+    made = 0.1 * torch.rand(2, 3, 40, 4, 4, generator=generator)
+    joined = without_colour_step(made, before, fps=16)
+    torch.testing.assert_close(joined[:, :, 0].mean((2, 3)), before.mean((2, 3)))
+    changed = joined - made
+    torch.testing.assert_close(changed, changed.mean((3, 4), keepdim=True).expand_as(made))  # of colour alone
+    sizes = changed.abs().amax((0, 1, 3, 4))
+    assert (sizes.diff() < 0).all()
+    assert sizes[12] / sizes[0] == pytest.approx(1 / 2.71828, abs=1e-3)  # after 0.75 s
+    assert without_colour_step(made + 0.8, before + 0.9, 16).max() <= 1
+    far = without_colour_step(made - 0.8, before + 0.8, 16) - made + 0.8
+    assert far.max() == pytest.approx(16 / 127.5)  # another picture: not washed over
+    torch.testing.assert_close(without_colour_step(made, made[:, :, 0], 16), made)
+
+
+def test_made_frames_are_joined_to_what_is_shown(image_pipe, extension_pipe, monkeypatch):
+    monkeypatch.setattr(joins, "LARGEST_STEP", 2.0)  # random weights step far
+    image = picture(1)
+    frames = image_pipe(PROMPT, image, seed=0, **QUICK).frames[0]
+    video = moving(20)
+    longer = extension_pipe(PROMPT, video, seed=0, **QUICK).frames[0]
+    for clip, first in ((frames, 1), (longer, 20)):
+        before, made = (clip[i].mean((0, 1)) for i in (first - 1, first))
+        assert np.abs(made - before).max() < 0.05  # but for what was cut off at black and white; 0.18 without
 
 
 def test_guides_carry_the_time_of_their_frame(image_pipe, monkeypatch):

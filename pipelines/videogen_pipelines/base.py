@@ -35,6 +35,7 @@ from videogen.models.low_rank import FAST_FOLDER, load_adapter, merge_low_rank, 
 from videogen.models.text_encoder import TextEncoder
 from videogen.models.text_tokenizer import BytePairTokenizer
 from videogen.models.transformer import VideoTransformer
+from videogen_pipelines.joins import without_colour_step
 from videogen_pipelines.output import GenerationCancelled, VideoPipelineOutput, convert_frames
 from videogen_pipelines.requests import (
     DEFAULT_GUIDANCE_INTERVAL,
@@ -623,10 +624,12 @@ class VideoGenerationPipeline(DiffusionPipeline):
             if latents_only:
                 return latents
             decoded = self.decode_latents(latents)
-            if video is None or (index == 0 and not conditions.keep_source):
+            if video is None:
                 video = decoded
-            else:
-                video = torch.cat([video, decoded[:, :, num_known:]], 2)
+                continue
+            shown = video if index > 0 or conditions.keep_source else decoded[:, :, :num_known]
+            made = without_colour_step(decoded[:, :, num_known:], shown[:, :, -1], plan.fps)
+            video = torch.cat([shown, made], 2)
         assert video is not None and video.shape[2] == plan.num_frames
         return video
 
