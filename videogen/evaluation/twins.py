@@ -98,33 +98,9 @@ class Ground:
         generator = torch.Generator().manual_seed(0)
         self.noise = torch.randn(LEVELS, *self.batch.sample.shape[1:], generator=generator)
 
-    @torch.no_grad()
     def losses(self, run: Path) -> np.ndarray:
         """Squared error of the velocity `[N, Q]` of a run's weights."""
-        transformer, text_encoder, text_tokenizer = load_weights(run)
-        ids, mask = tokenize(text_tokenizer, self.batch.captions, self.config)
-        embeds = text_encoder(ids, mask)
-        frames, sample = self.batch.frames, self.batch.sample
-        found = torch.empty(len(sample), LEVELS)
-        for level in range(LEVELS):
-            sigmas = torch.full((len(sample),), (level + 0.5) / LEVELS)
-            noise = self.noise[level].expand_as(sample)
-            noisy, timestep = add_noise(sample, noise, sigmas, frames.known)
-            target = velocity_target(sample, noise, sigmas, MIN_SIGMA)
-            for start in range(0, len(sample), 32):
-                part = slice(start, start + 32)
-                velocity = transformer(
-                    noisy[part],
-                    timestep[part],
-                    embeds[part],
-                    mask[part],
-                    frames.times,
-                    frames.kinds,
-                    frames.camera[part],
-                    return_dict=False,
-                )[0]
-                found[part, level] = (velocity - target[part]).square().flatten(1).mean(1)
-        return found.numpy()
+        return squared_errors(*load_weights(run), self.batch, self.noise, self.config)
 
     def calls(self, run: Path) -> tuple[Callable[[], Any], Callable[[], Any]]:
         """An evaluation and a forward and backward pass of a run's network on the first clips."""
@@ -152,6 +128,44 @@ class Ground:
             evaluate().square().mean().backward()
 
         return torch.no_grad()(evaluate), step
+
+
+@torch.no_grad()
+def squared_errors(
+    transformer: Any, text_encoder: Any, text_tokenizer: Any, batch: Batch, noise: torch.Tensor, config: TrainConfig
+) -> np.ndarray:
+    """Squared error of the velocity `[N, Q]` on the clips of a batch at Q evenly spaced noise levels.
+
+    Args:
+        transformer, text_encoder: what is measured.
+        text_tokenizer: of the text encoder.
+        batch: N clips, none of whose frames is known.
+        noise: `[Q, C, n, h, w]`, the same for every clip.
+        config: of the run; says how long a text may be.
+    """
+    ids, mask = tokenize(text_tokenizer, batch.captions, config)
+    embeds = text_encoder(ids, mask)
+    frames, sample = batch.frames, batch.sample
+    found = torch.empty(len(sample), len(noise))
+    for level in range(len(noise)):
+        sigmas = torch.full((len(sample),), (level + 0.5) / len(noise))
+        same = noise[level].expand_as(sample)
+        noisy, timestep = add_noise(sample, same, sigmas, frames.known)
+        target = velocity_target(sample, same, sigmas, MIN_SIGMA)
+        for start in range(0, len(sample), 32):
+            part = slice(start, start + 32)
+            velocity = transformer(
+                noisy[part],
+                timestep[part],
+                embeds[part],
+                mask[part],
+                frames.times,
+                frames.kinds,
+                frames.camera[part],
+                return_dict=False,
+            )[0]
+            found[part, level] = (velocity - target[part]).square().flatten(1).mean(1)
+    return found.numpy()
 
 
 def load_weights(run: Path) -> tuple[Any, Any, Any]:
