@@ -163,3 +163,9 @@ def test_unknown_settings_are_refused(tmp_path):
     path.write_text("config: a\ngroups: {images: {kind: images, variants: {base: {lr: 1}}}}\n")
     with pytest.raises(ValueError, match=r"`groups.images.variants.base.lr`"):
         sweeps.load_sweep(path)
+
+
+def test_what_trains_nothing_takes_no_setting_of_training():
+    with pytest.raises(ValueError, match=r"`variants\.none\.seeds` must be left out of a group that trains nothing"):
+        sweeps.Group(kind="sampling", variants={"none": {"seeds": [1]}})
+    sweeps.Group(kind="images", variants={"none": {"seeds": [1]}})

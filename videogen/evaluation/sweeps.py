@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from videogen.conditioning.frames import build_frames
 from videogen.data.allocator import keep_freed_memory
@@ -122,6 +122,15 @@ class Group(Section):
     model: str = ""
     sampling: Sampling = Sampling()
     variants: dict[str, Variant] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self):
+        fields = Variant.model_fields
+        for name, variant in self.variants.items() if self.kind == "sampling" else ():
+            given = [key for key in fields if key != "sampling" and getattr(variant, key) != fields[key].default]
+            if given:
+                raise ValueError(f"`variants.{name}.{given[0]}` must be left out of a group that trains nothing.")
+        return self
 
 
 class Sweep(Section):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 
 def arguments_of(network: Any) -> dict[str, Any]:
     """What a network of diffusers was made with."""
@@ -44,6 +42,6 @@ def with_places_in_the_scenery(transformer: Any, camera_speeds: Sequence[float])
 
     new = VideoTransformer(**{**arguments_of(transformer), "camera_speeds": tuple(camera_speeds)})
     known = {name: tensor for name, tensor in transformer.state_dict().items() if name != "token_position.speed"}
-    added = torch.nn.Module.load_state_dict(new, known, strict=False)
+    added = new.load_state_dict(known, strict=False)
     assert not added.unexpected_keys and all("scenery" in name for name in added.missing_keys)
     return new
