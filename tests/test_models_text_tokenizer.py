@@ -118,6 +118,11 @@ def test_merges_that_no_text_needs_can_be_left_out(tokenizer, tmp_path):
     for again in (BytePairTokenizer.from_pretrained(tmp_path), pickle.loads(pickle.dumps(fewer))):
         assert again.unused == fewer.unused and again.encode("forest") == fewer.encode("forest")
     assert seen  # of trained ids
+    small, old = fewer.compact()
+    assert not small.unused and small.vocab_size == len(old) == fewer.vocab_size - len(fewer.unused)
+    for text in (*known, "in the forest 森林", "🦊"):
+        assert [old[i] for i in small.encode(text)] == fewer.encode(text)
+        assert small.decode(small.encode(text)) == fewer.decode(fewer.encode(text))
     with pytest.raises(ValueError, match="`unused` must be numbers of the 1 merges, got 1"):
         BytePairTokenizer([(100, 101)], unused=[1])
 

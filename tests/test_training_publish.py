@@ -12,6 +12,8 @@ from tiny_models import tiny_text, tiny_transformer, tiny_vae
 from videogen.cli import main
 from videogen.data.stage import rungs
 from videogen.models.low_rank import FAST_FOLDER
+from videogen.models.text_encoder import TextEncoder
+from videogen.models.text_tokenizer import BytePairTokenizer
 from videogen.training.export import export_weights
 from videogen.training.publish import WRITTEN
 from videogen_pipelines import TextToVideoPipeline
@@ -146,3 +148,17 @@ def test_what_does_not_fit_is_refused(run: Path, tmp_path: Path, capsys: pytest.
     assert main(["publish", str(run), "--tokenizer", str(run / "vae"), "-o", str(tmp_path / "mine")]) == 2
     assert "`weights` must be a folder of exported weights" in capsys.readouterr().err
     assert not (tmp_path / "mine").exists()
+
+
+def test_pieces_of_text_that_the_run_never_met_are_left_out(run: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "run"
+    shutil.copytree(run, weights)
+    tokenizer = BytePairTokenizer.from_pretrained(run / "weights" / "tokenizer")
+    fewer = tokenizer.without_unseen(["a fox jumps"])
+    fewer.save_pretrained(weights / "weights" / "tokenizer")
+    assert publish(weights, tmp_path / "mine") == 0
+    pipe = TextToVideoPipeline.from_pretrained(tmp_path / "mine")
+    exact = TextEncoder.from_pretrained(run / "weights" / "text_encoder")
+    assert pipe.text_encoder.config.vocab_size == pipe.tokenizer.vocab_size < tokenizer.vocab_size
+    rows = pipe.text_encoder.embedding(pipe.tokenizer("a fox jumps in the 🦊")[0])
+    torch.testing.assert_close(rows, exact.embedding(fewer("a fox jumps in the 🦊")[0]), rtol=0.01, atol=1e-3)

@@ -120,6 +120,20 @@ class BytePairTokenizer(SchedulerMixin):
         seen = {number - _NUM_SPECIAL - 256 for number in made}
         return type(self)(self.merges, [index for index in range(len(self.merges)) if index not in seen])
 
+    def compact(self) -> tuple[BytePairTokenizer, list[int]]:
+        """This tokenizer without what it never makes, for weights that are handed out.
+
+        Returns:
+            the tokenizer, which cuts texts into the same pieces, and the old id of each of its ids, ascending: the rows of an
+            embedding to keep. A merge that is never made is part of none that is.
+        """
+        left_out = set(self.unused)
+        kept = [index for index in range(len(self.merges)) if index not in left_out]
+        first = _NUM_SPECIAL + 256
+        old = [*range(first), *(first + index for index in kept)]
+        new = {number: place for place, number in enumerate(old)}
+        return type(self)([(new[a], new[b]) for a, b in (self.merges[index] for index in kept)]), old
+
     def encode(self, text: str, dropout: float = 0.0, chooser: random.Random | None = None) -> list[int]:
         """Ids of `text` with begin and end, of whatever length.
 

@@ -12,6 +12,7 @@ import torch
 
 from videogen.models.low_rank import FAST_FOLDER
 from videogen.training.export import SHARD_SIZE, replace_folder, to_storage_dtype
+from videogen.training.networks import arguments_of
 
 COMPONENTS = {"vae", "transformer", "text_encoder", "tokenizer", "scheduler"}
 WRITTEN = COMPONENTS | {"model_index.json", "vocabulary.json", "training.json", FAST_FOLDER}
@@ -28,7 +29,8 @@ def publish(
     """Writes a model folder: `model_index.json`, the five components, `vocabulary.json` and `training.json`, and the adapter for few
     steps where the run has one.
 
-    Weights are stored in bfloat16, routers and biases in float32. The folder appears whole or not at all.
+    Weights are stored in bfloat16, routers and biases in float32; the rows of text pieces that the run never met are left out. The
+    folder appears whole or not at all.
 
     Args:
         weights: Exported weights of a run (`RUN/weights`).
@@ -47,8 +49,6 @@ def publish(
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     from tokenizer3d.autoencoder import CausalVideoAutoencoder
-    from videogen.models.text_encoder import TextEncoder
-    from videogen.models.text_tokenizer import BytePairTokenizer
     from videogen.models.transformer import VideoTransformer
     from videogen_pipelines import TextToVideoPipeline
 
@@ -69,8 +69,7 @@ def publish(
             f"`tokenizer` must make the latents that the run was trained on, got {vae.config.latent_channels} channels "
             f"instead of {transformer.config.latent_channels}; name the tokenizer of the run's `config.yaml`."
         )
-    text_encoder = TextEncoder.from_pretrained(str(weights / "text_encoder"))
-    text_tokenizer = BytePairTokenizer.from_pretrained(str(weights / "tokenizer"))
+    text_encoder, text_tokenizer = _load_text(weights)
     if average_with is not None:
         other = Path(average_with)
         if not (other / "transformer" / "config.json").is_file():
@@ -81,10 +80,11 @@ def publish(
             raise ValueError(
                 f"`average_with` must be left out for weights with an adapter for few steps, which fits no others: {str(weights)!r}."
             )
-        if BytePairTokenizer.from_pretrained(str(other / "tokenizer")).merges != text_tokenizer.merges:
+        other_encoder, other_tokenizer = _load_text(other)
+        if other_tokenizer.merges != text_tokenizer.merges:
             raise ValueError(f"`average_with` must read text as the run does, {str(other)!r} has another tokenizer.")
         _average(transformer, VideoTransformer.from_pretrained(str(other / "transformer")))
-        _average(text_encoder, TextEncoder.from_pretrained(str(other / "text_encoder")))
+        _average(text_encoder, other_encoder)
         summary["averaged_with"] = _shareable(json.loads((other / "training.json").read_text(encoding="utf-8")))
     pipe = TextToVideoPipeline(
         vae=to_storage_dtype(vae),
@@ -103,6 +103,19 @@ def publish(
     _without_paths(temporary, summary)
     replace_folder(temporary, output)
     return output
+
+
+def _load_text(folder: Path) -> tuple[Any, Any]:
+    """Text encoder and text tokenizer of exported weights, without the pieces that it never makes and their rows."""
+    from videogen.models.text_encoder import TextEncoder
+    from videogen.models.text_tokenizer import BytePairTokenizer
+
+    given = TextEncoder.from_pretrained(str(folder / "text_encoder"))
+    tokenizer, rows = BytePairTokenizer.from_pretrained(str(folder / "tokenizer")).compact()
+    encoder = TextEncoder(**{**arguments_of(given), "vocab_size": tokenizer.vocab_size})
+    state = given.state_dict()
+    encoder.load_state_dict({**state, "embedding.weight": state["embedding.weight"][rows]})
+    return encoder, tokenizer
 
 
 def _restricted(known: dict[str, Any], rung: str) -> dict[str, Any]:
