@@ -167,11 +167,16 @@ def test_extend_takes_the_camera_of_the_receipt_unless_it_gets_one(
     told, option = tmp_path / "told.webm", tmp_path / "option.webm"
     assert main(["generate", "a fox jumps, [Pan left]", "-o", str(told), *common]) == 0
     assert main(["generate", "a fox jumps", "--camera", "Pan left", "-o", str(option), *common]) == 0
+    twice, both_told = tmp_path / "twice.webm", tmp_path / "both_told.webm"
+    assert main(["generate", "a fox jumps [Pan left] [Zoom in]", "-o", str(both_told), *common]) == 0
+    assert main(["generate", "a fox jumps", "--camera", "[Pan left] [Zoom in]", "-o", str(twice), *common]) == 0
     for source, more, prompt, camera in (
         (told, [], "a fox jumps, [Pan left]", None),
         (told, ["--camera", "Zoom in"], "a fox jumps", "Zoom in"),
         (option, [], "a fox jumps", "Pan left"),
         (option, ["--camera", "Zoom in"], "a fox jumps", "Zoom in"),
+        (both_told, [], "a fox jumps", "[Zoom in]"),  # goes on as it ends
+        (twice, [], "a fox jumps", "[Zoom in]"),
     ):
         out = tmp_path / "longer.webm"
         assert main(["extend", str(source), "--duration", "0.7", *more, "-o", str(out), *common]) == 0

@@ -539,6 +539,8 @@ def test_weights_with_places_on_the_screen_go_on_with_places_in_the_scenery(grou
             assert torch.equal(tensor, after.state_dict()[name]), name
     trainer.run()
     assert list(load_networks(output / "weights").transformer.config.camera_speeds) == speeds
+    on = Trainer(_config(ground, ground / "on", schedule={"num_steps": 1}), init_from=str(output / "weights"))
+    assert list(on.model.transformer.config.camera_speeds) == speeds  # unless told otherwise, as the weights have it
     with pytest.raises(ValueError, match=r"`transformer\.camera_speeds` must be \[0.2, .* got None"):
         Trainer(
             _config(ground, ground / "back", transformer={"camera_speeds": None}), init_from=str(output / "weights")

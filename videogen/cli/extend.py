@@ -14,7 +14,10 @@ def extend(
         float, typer.Option(metavar="S", help="Seconds to add; the longest length that fits is printed.")
     ],
     prompt: Annotated[
-        str | None, typer.Option(help="What happens next; by default prompt and camera of the file's receipt.")
+        str | None,
+        typer.Option(
+            help="What happens next; by default the prompt of the file's receipt and the last of its camera moves."
+        ),
     ] = None,
     negative_prompt: Annotated[str, typer.Option(help="What to keep away from.")] = "",
     camera: Annotated[str | None, typer.Option(help="Camera commands, instead of brackets in the prompt.")] = None,
@@ -61,12 +64,16 @@ def extend(
             if not file.is_file():
                 raise
             raise ValueError(f"`--prompt` must be given for a video without a videogen receipt ({error})") from None
+        from videogen.conditioning.camera import camera_text, parse_camera
+        from videogen_pipelines.requests import read_camera
+
         prompt = made.prompt
         if camera is None:
             camera = made.camera
+            plan, vectors = read_camera(prompt, camera)
+            if vectors is None and len(plan.segments) > 1:  # what comes next goes on as the file ends
+                prompt, camera = plan.prompt_without_brackets, camera_text(plan.segments[-1:])
         else:
-            from videogen.conditioning.camera import parse_camera
-
             prompt = parse_camera(prompt).prompt_without_brackets
     run.generate_files(
         "extend",

@@ -607,10 +607,13 @@ def caption_corpus(config: TrainConfig, rung_only: bool = False) -> list[str]:
     chooser = random.Random(derive_seed("corpus", config.seed))
     texts = []
     vocabularies = [rungs()[config.data.rung]] if rung_only else list(rungs().values())
+    style = (
+        "none" if rung_only and config.data.camera_vector_share == 1 else "words"
+    )  # moves are not among the words then
     for i in range(config.text.corpus_size):
         vocabulary = vocabularies[-1 - i % 2 * (len(vocabularies) - 1)]
         spec = sample_spec(chooser, vocabulary, "train" if rung_only else "any")
         for language in ("en", "zh"):
-            text = caption(spec, chooser, language=language)  # type: ignore[arg-type]
+            text = caption(spec, chooser, language=language, style=style)  # type: ignore[arg-type]
             texts.append(name_the_subject(text, spec.actors[0].name, language) if i % 8 == 0 else text)
     return texts

@@ -29,8 +29,8 @@ def publish(
     """Writes a model folder: `model_index.json`, the five components, `vocabulary.json` and `training.json`, and the adapter for few
     steps where the run has one.
 
-    Weights are stored in bfloat16, routers and biases in float32; the rows of text pieces that the run never met are left out. The
-    folder appears whole or not at all.
+    Weights are stored in bfloat16, routers and biases in float32; the rows of text pieces that the run never met are left out (a run on
+    wider words goes on from `RUN/weights`, where they are). The folder appears whole or not at all.
 
     Args:
         weights: Exported weights of a run (`RUN/weights`).
@@ -49,6 +49,8 @@ def publish(
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     from tokenizer3d.autoencoder import CausalVideoAutoencoder
+    from videogen.models.text_encoder import TextEncoder
+    from videogen.models.text_tokenizer import BytePairTokenizer
     from videogen.models.transformer import VideoTransformer
     from videogen_pipelines import TextToVideoPipeline
 
@@ -69,7 +71,8 @@ def publish(
             f"`tokenizer` must make the latents that the run was trained on, got {vae.config.latent_channels} channels "
             f"instead of {transformer.config.latent_channels}; name the tokenizer of the run's `config.yaml`."
         )
-    text_encoder, text_tokenizer = _load_text(weights)
+    text_encoder = TextEncoder.from_pretrained(str(weights / "text_encoder"))
+    text_tokenizer = BytePairTokenizer.from_pretrained(str(weights / "tokenizer"))
     if average_with is not None:
         other = Path(average_with)
         if not (other / "transformer" / "config.json").is_file():
@@ -80,12 +83,12 @@ def publish(
             raise ValueError(
                 f"`average_with` must be left out for weights with an adapter for few steps, which fits no others: {str(weights)!r}."
             )
-        other_encoder, other_tokenizer = _load_text(other)
-        if other_tokenizer.merges != text_tokenizer.merges:
+        if BytePairTokenizer.from_pretrained(str(other / "tokenizer")).merges != text_tokenizer.merges:
             raise ValueError(f"`average_with` must read text as the run does, {str(other)!r} has another tokenizer.")
         _average(transformer, VideoTransformer.from_pretrained(str(other / "transformer")))
-        _average(text_encoder, other_encoder)
+        _average(text_encoder, TextEncoder.from_pretrained(str(other / "text_encoder")))
         summary["averaged_with"] = _shareable(json.loads((other / "training.json").read_text(encoding="utf-8")))
+    text_encoder, text_tokenizer = _compact(text_encoder, text_tokenizer)
     pipe = TextToVideoPipeline(
         vae=to_storage_dtype(vae),
         transformer=to_storage_dtype(transformer),  # loading made float32 of it
@@ -105,17 +108,13 @@ def publish(
     return output
 
 
-def _load_text(folder: Path) -> tuple[Any, Any]:
-    """Text encoder and text tokenizer of exported weights, without the pieces that it never makes and their rows."""
-    from videogen.models.text_encoder import TextEncoder
-    from videogen.models.text_tokenizer import BytePairTokenizer
-
-    given = TextEncoder.from_pretrained(str(folder / "text_encoder"))
-    tokenizer, rows = BytePairTokenizer.from_pretrained(str(folder / "tokenizer")).compact()
-    encoder = TextEncoder(**{**arguments_of(given), "vocab_size": tokenizer.vocab_size})
-    state = given.state_dict()
-    encoder.load_state_dict({**state, "embedding.weight": state["embedding.weight"][rows]})
-    return encoder, tokenizer
+def _compact(encoder: Any, tokenizer: Any) -> tuple[Any, Any]:
+    """A text encoder and its tokenizer without the pieces that are never made and their rows."""
+    small, rows = tokenizer.compact()
+    fewer = type(encoder)(**{**arguments_of(encoder), "vocab_size": small.vocab_size})
+    state = encoder.state_dict()
+    fewer.load_state_dict({**state, "embedding.weight": state["embedding.weight"][rows]})
+    return fewer, small
 
 
 def _restricted(known: dict[str, Any], rung: str) -> dict[str, Any]:

@@ -210,7 +210,9 @@ class Trainer:
         settings = {**sections.get("transformer", {}), **config.transformer, "latent_channels": self.latent_size[0]}
         if init_from:
             model = load_networks(Path(init_from))
-            speeds = settings.get("camera_speeds")
+            if "camera_speeds" not in config.transformer:  # as the weights have them
+                settings["camera_speeds"] = model.transformer.config.camera_speeds
+            speeds = settings["camera_speeds"]
             if speeds is not None and model.transformer.config.camera_speeds is None:
                 model.transformer = with_places_in_the_scenery(model.transformer, speeds)
             del text_settings["vocab_size"]  # a row for every merge of the weights' own tokenizer
