@@ -128,7 +128,7 @@ def test_every_way_to_tell_the_camera_is_the_same(text_pipe):
         assert np.array_equal(text_pipe(PROMPT, seed=1, camera=camera, **QUICK).frames, bracket.frames)
     alias = text_pipe(f"{PROMPT} [Push out]", seed=1, **QUICK)
     assert alias.adjusted == ["camera command [Push out] was read as [Pull out]."]
-    assert alias.warnings == ["the model was not trained on [Pull out]; it knows Static shot, Pan left."]
+    assert alias.warnings == ["the model has not learnt [Pull out]; it knows Static shot, Pan left."]
 
 
 def test_batch_equals_singles_and_seeds_count_up(text_pipe):

@@ -109,6 +109,13 @@ def test_a_model_may_know_less_than_its_run_showed(
     known = json.loads((tmp_path / "mine" / "vocabulary.json").read_text("utf-8"))
     narrow = json.loads(json.dumps(rungs()["rung1"].to_dict()))
     assert {name for name in known if known[name] != narrow.get(name)} == {"num_frames", "max_length"}
+    assert publish(wide, tmp_path / "mine", "--rung", "rung1", "--cameras", "Zoom in, Static shot") == 0
+    assert json.loads((tmp_path / "mine" / "vocabulary.json").read_text("utf-8"))["cameras"] == [
+        "Static shot",
+        "Zoom in",
+    ]
+    assert publish(wide, tmp_path / "mine", "--cameras", "Pan left,Tilt up") == 2
+    assert "`cameras` must name some of Static shot" in capsys.readouterr().err
     for rung, message in (("rung3", "at most the one that the run was trained on"), ("rung9", "must be one of rung1")):
         assert publish(wide, tmp_path / "mine", "--rung", rung) == 2
         assert message in capsys.readouterr().err

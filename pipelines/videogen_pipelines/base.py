@@ -669,7 +669,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
         if known:
             asked_for = {name for plan in plans for segment in plan.segments for name in segment}
             for name in sorted(asked_for - set(known)):
-                notes.append(f"the model was not trained on [{name}]; it knows {', '.join(known)}.")
+                notes.append(f"the model has not learnt [{name}]; it knows {', '.join(known)}.")
         return read, texts, plans, vectors
 
     def _read_negative(

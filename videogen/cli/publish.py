@@ -28,11 +28,17 @@ def publish(
             help="Vocabulary of the model, if it is to know less than the run showed: rung1 to rung4, or cameras."
         ),
     ] = None,
+    cameras: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES", help="Camera commands that this model is to know, comma separated; default all of it."
+        ),
+    ] = None,
 ) -> None:
     """Put a run's weights and a video tokenizer together into one model folder."""
     from videogen.training.publish import publish as write
 
     sampling = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "guidance_interval": guidance_interval}
     given = {key: value for key, value in sampling.items() if value is not None}
-    folder = write(weights, tokenizer, output, given, average_with, rung)
+    folder = write(weights, tokenizer, output, given, average_with, rung, cameras and cameras.split(","))
     typer.echo(f"wrote {folder}")

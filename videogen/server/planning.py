@@ -439,8 +439,7 @@ class Planner:
         asked = {name for segment in segments for name in segment}
         known = (self.vocabulary or {}).get("cameras") or sorted(asked)
         return [
-            f"the model was not trained on [{name}]; it knows {', '.join(known)}."
-            for name in sorted(asked - set(known))
+            f"the model has not learnt [{name}]; it knows {', '.join(known)}." for name in sorted(asked - set(known))
         ]
 
     def _fps(self, ask: Ask, adjusted: list[str]) -> float:

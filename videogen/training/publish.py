@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def publish(
     sampling: dict[str, Any] | None = None,
     average_with: str | Path | None = None,
     rung: str | None = None,
+    cameras: Sequence[str] | None = None,
 ) -> Path:
     """Writes a model folder: `model_index.json`, the five components, `vocabulary.json` and `training.json`, and the adapter for few
     steps where the run has one.
@@ -42,6 +44,8 @@ def publish(
             the two (Wortsman et al. 2022, arXiv 2203.05482), which here keeps what the run unlearnt.
         rung: Of Stage, at most the run's own: the vocabulary that the model is to have. A run on a wider one shows more combinations
             of its words than the model can be trusted with yet.
+        cameras: Camera commands that the model is to know, among those that it would; default all. It tries the others, too, but
+            they are pointed out as not learnt.
 
     Raises:
         ValueError: If an input folder is not what it should be, the two do not fit, or `output` holds other things.
@@ -89,6 +93,8 @@ def publish(
         _average(text_encoder, TextEncoder.from_pretrained(str(other / "text_encoder")))
         summary["averaged_with"] = _shareable(json.loads((other / "training.json").read_text(encoding="utf-8")))
     text_encoder, text_tokenizer = _compact(text_encoder, text_tokenizer)
+    if "parameters" in summary:
+        summary["parameters"]["text_encoder"] = sum(parameter.numel() for parameter in text_encoder.parameters())
     pipe = TextToVideoPipeline(
         vae=to_storage_dtype(vae),
         transformer=to_storage_dtype(transformer),  # loading made float32 of it
@@ -97,7 +103,15 @@ def publish(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=summary["config"]["flow"]["shift"]),
     )
     known = json.loads((weights / "vocabulary.json").read_text(encoding="utf-8"))
-    pipe.vocabulary = {**(known if rung is None else _restricted(known, rung)), **(sampling or {})}
+    known = known if rung is None else _restricted(known, rung)
+    if cameras is not None:
+        named = {name.strip() for name in cameras}
+        if not named <= set(known["cameras"]):
+            raise ValueError(
+                f"`cameras` must name some of {', '.join(known['cameras'])}, got {sorted(named - set(known['cameras']))[0]!r}."
+            )
+        known = {**known, "cameras": [name for name in known["cameras"] if name in named]}
+    pipe.vocabulary = {**known, **(sampling or {})}
     temporary = output.with_name(f".{output.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     pipe.save_pretrained(temporary, max_shard_size=SHARD_SIZE)

@@ -12,7 +12,7 @@ const NAMES = {
 const PATTERNS = [
   [/^the model does not know '(.+)'; the nearest it knows: (.+)\.$/, "模型不认识“$1”；相近的有：$2。"],
   [/^the model does not know '(.+)'; .+$/, "模型不认识“$1”。"],
-  [/^the model was not trained on \[(.+)\]; it knows (.+)\.$/, "模型没有学过 [$1]；它会的是 $2。"],
+  [/^the model has not learnt \[(.+)\]; it knows (.+)\.$/, "模型没有学过 [$1]；它会的是 $2。"],
   [/^video \d+ is almost black; try another seed\.$/, "画面几乎全黑；请换个种子。"],
   [/^video \d+ hardly moves although a camera movement was asked for; try another seed\.$/, "要求了运镜，画面却几乎不动；请换个种子。"],
   [/^camera command \[(.+)\] was read as \[(.+)\]\.$/, "镜头指令 [$1] 读作 [$2]。"],
