@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from videogen import ImageToVideoPipeline, TextToVideoPipeline
+from videogen.conditioning.camera import CAMERA_COMMANDS
 from videogen.data.sheet import write_sheet
 from videogen.data.stage import ActorSpec, ClipSpec, render
 from videogen.data.video import write_video
@@ -35,6 +36,13 @@ def main() -> None:
         for prompt in PROMPTS
     ]
     write_sheet(HERE / "shipped.png", videos, fps=output.fps, labels=labels, num_videos_per_row=2)
+
+    videos = [
+        pipe(f"an owl stays in the forest, [{name}]", seed=0, output_type="np").uint8()[0] for name in CAMERA_COMMANDS
+    ]
+    write_sheet(
+        HERE / "cameras.png", videos, fps=output.fps, labels=CAMERA_COMMANDS, num_columns=5, num_videos_per_row=3
+    )
 
     picture = render([ClipSpec(actors=(ActorSpec("fox"),), scene="beach", light="day", seed=11)], num_frames=1)[0, :, 0]
     image = Image.fromarray(((picture.permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8))

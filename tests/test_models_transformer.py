@@ -24,6 +24,7 @@ from videogen.models.embeddings import (
     screen_positions,
 )
 from videogen.models.text_encoder import TextEncoder
+from videogen.models.text_tokenizer import BytePairTokenizer
 from videogen.models.transformer import STANDARD_CAMERA_SPEEDS, VideoTransformer
 from videogen_kernels.modulated_norm import modulated_norm
 
@@ -273,10 +274,11 @@ def test_defaults_the_tiny_configuration_and_the_shipped_weights_agree(section, 
     defaults = {name: parameter.default for name, parameter in inspect.signature(network).parameters.items()}
     shipped = json.loads((WEIGHTS / section / "config.json").read_text())
     shipped = {name: value for name, value in shipped.items() if not name.startswith("_")}
-    if section == "transformer":
-        shipped.setdefault(
-            "camera_speeds", None
-        )  # weights from before there was a choice: the default must stay what they had
+    if section == "transformer":  # the default stays what weights from before there was a choice have, and do not name
+        assert defaults["camera_speeds"] is None
+        defaults["camera_speeds"] = STANDARD_CAMERA_SPEEDS
+    if section == "text_encoder":
+        defaults["vocab_size"] = BytePairTokenizer.from_pretrained(WEIGHTS / "tokenizer").vocab_size
     # Every other argument is written, so that a new default changes no old weights.
     assert shipped == json.loads(json.dumps(defaults))
     assert yaml.safe_load(TINY.read_text()).get(section, shipped) == shipped  # the video tokenizer has no section there

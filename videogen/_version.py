@@ -1,3 +1,3 @@
 """The one place of the version number."""
 
-__version__ = "0.2.1"
+__version__ = "0.3.0"

@@ -90,8 +90,8 @@ class TokenPosition(nn.Module):
 
     The features are sines and cosines of 4 frame heights and of every half of it down to a quarter of a height. With
     `camera_speeds` they are those of its place on the screen and, apart, of the spot of the scenery that it shows. Without, there is
-    one place, from which a learnt part of what the camera has done is taken back: on its way to the scenery the pan of the weights
-    that are shipped stopped at a sixteenth, since attention needs the screen's places, too.
+    one place, from which a learnt part of what the camera has done is taken back: on its way to the scenery the pan of weights
+    trained for eleven hours stopped at a sixteenth, since attention needs the screen's places, too.
 
     Args:
         width: D.

@@ -40,7 +40,7 @@ class TextBlock(nn.Module):
 
 
 class TextEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """Token ids in, one vector per token out. The defaults are the shipped model's.
+    """Token ids in, one vector per token out. The defaults are the shipped model's, which has fewer ids (`BytePairTokenizer.compact`).
 
     Args:
         vocab_size: ids are 0..vocab_size - 1.

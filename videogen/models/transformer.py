@@ -274,7 +274,7 @@ class Block(nn.Module):
 
 
 class VideoTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """Noisy latents, text tokens and per-frame conditions in, velocity out. The defaults are the shipped model's.
+    """Noisy latents, text tokens and per-frame conditions in, velocity out. The defaults are the shipped model's, but for `camera_speeds`.
 
     Args:
         latent_channels: C.
@@ -295,7 +295,7 @@ class VideoTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         camera_dim: entries of a camera vector.
         camera_speeds: how far one second of each standard command goes, see `scenery_places`: rotary positions are those of the
             spots that tokens show, so that what an actor does and what the camera does add up by themselves
-            (`STANDARD_CAMERA_SPEEDS` for Stage). None = rotary positions on the screen, as the shipped weights have them.
+            (`STANDARD_CAMERA_SPEEDS` for Stage, as in the shipped weights). None = rotary positions on the screen.
         rotary_theta: ratio of the highest to the lowest rotary frequency.
         rotary_time_scale: radians per second of the quickest pair.
 
