@@ -40,5 +40,7 @@ def publish(
 
     sampling = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "guidance_interval": guidance_interval}
     given = {key: value for key, value in sampling.items() if value is not None}
-    folder = write(weights, tokenizer, output, given, average_with, rung, cameras and cameras.split(","))
+    folder = write(
+        weights, tokenizer, output, given, average_with, rung, None if cameras is None else cameras.split(",")
+    )
     typer.echo(f"wrote {folder}")
