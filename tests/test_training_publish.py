@@ -170,3 +170,13 @@ def test_pieces_of_text_that_the_run_never_met_are_left_out(run: Path, tmp_path:
     assert pipe.text_encoder.config.vocab_size == pipe.tokenizer.vocab_size < tokenizer.vocab_size
     rows = pipe.text_encoder.embedding(pipe.tokenizer("a fox jumps in the 🦊")[0])
     torch.testing.assert_close(rows, exact.embedding(fewer("a fox jumps in the 🦊")[0]), rtol=0.01, atol=1e-3)
+
+
+def test_a_run_without_camera_commands_has_none_to_name(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(run, plain)
+    (plain / "weights" / "vocabulary.json").write_text(json.dumps({"num_frames": [33], "max_length": 72}))
+    assert publish(plain, tmp_path / "mine", "--cameras", "Pan left") == 2
+    assert "the run knows none" in capsys.readouterr().err

@@ -607,9 +607,8 @@ def caption_corpus(config: TrainConfig, rung_only: bool = False) -> list[str]:
     chooser = random.Random(derive_seed("corpus", config.seed))
     texts = []
     vocabularies = [rungs()[config.data.rung]] if rung_only else list(rungs().values())
-    style = (
-        "none" if rung_only and config.data.camera_vector_share == 1 else "words"
-    )  # moves are not among the words then
+    moves_told = not rung_only or config.data.camera_vector_share < 1
+    style = "words" if moves_told else "none"
     for i in range(config.text.corpus_size):
         vocabulary = vocabularies[-1 - i % 2 * (len(vocabularies) - 1)]
         spec = sample_spec(chooser, vocabulary, "train" if rung_only else "any")

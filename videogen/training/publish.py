@@ -105,12 +105,13 @@ def publish(
     known = json.loads((weights / "vocabulary.json").read_text(encoding="utf-8"))
     known = known if rung is None else _restricted(known, rung)
     if cameras is not None:
-        named = {name.strip() for name in cameras}
-        if not named <= set(known["cameras"]):
+        named, trained = {name.strip() for name in cameras}, known.get("cameras", [])
+        strange = sorted(named - set(trained))
+        if strange:
             raise ValueError(
-                f"`cameras` must name some of {', '.join(known['cameras'])}, got {sorted(named - set(known['cameras']))[0]!r}."
+                f"`cameras` must name some of {', '.join(trained) or 'none (the run knows none)'}, got {strange[0]!r}."
             )
-        known = {**known, "cameras": [name for name in known["cameras"] if name in named]}
+        known = {**known, "cameras": [name for name in trained if name in named]}
     pipe.vocabulary = {**known, **(sampling or {})}
     temporary = output.with_name(f".{output.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
