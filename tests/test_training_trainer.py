@@ -16,12 +16,19 @@ from tiny_models import write_training_files
 
 from videogen.conditioning.camera import CAMERA_AXES, camera_frame_vectors, pool_camera
 from videogen.data.folder import read_captions, read_clip
-from videogen.data.stage import camera_amounts, held_out_pairs
+from videogen.data.stage import camera_amounts, held_out_pairs, rungs
 from videogen.data.video import read_video, write_video
 from videogen.models.text_encoder import TextEncoder
 from videogen.models.text_tokenizer import BytePairTokenizer
 from videogen.models.transformer import VideoTransformer
-from videogen.training.batches import FUNCTION_WORDS, BatchMaker, _most_emphasis, loosen, name_the_subject
+from videogen.training.batches import (
+    FUNCTION_WORDS,
+    BatchMaker,
+    _most_emphasis,
+    loosen,
+    name_the_subject,
+    story_words,
+)
 from videogen.training.checkpoint import list_checkpoints
 from videogen.training.config import DataConfig, TrainConfig, load_config
 from videogen.training.latent_cache import LatentCache, build_cache, clip_story, fingerprint, guide_frames
@@ -419,6 +426,35 @@ def test_emphasised_words_are_drawn_more_often_and_must_exist(ground, tmp_path):
     assert odds[3] / odds[2] == pytest.approx(0.25, rel=0.3)
     with pytest.raises(ValueError, match=r"`data.emphasis` must name words of rung1, got .flies."):
         _config(ground, tmp_path / "run", data=data | {"emphasis": {"flies": 2.0}})
+
+
+def test_clips_of_another_rung_are_stories_of_that_rung_and_leave_the_others_as_they_are():
+    alone, mixed = DataConfig(rung="cameras"), DataConfig(rung="cameras", other_rungs={"rung1": 0.6})
+    known = rungs()["rung1"].words()
+    of_rung1 = [story_words(clip_story(mixed, 3, i)[0]) <= known for i in range(600)]
+    same = [clip_story(mixed, 3, i)[0] == clip_story(alone, 3, i)[0] for i in range(600)]
+    assert (
+        0.6 < sum(of_rung1) / 600 < 0.78
+    )  # 60 % and those of the other 40 % that could be of either (3 commands of 15)
+    assert 0.3 < sum(same) / 600 < 0.5 and all(i or j for i, j in zip(same, of_rung1, strict=True))
+    assert not all(story_words(clip_story(alone, 3, i)[0]) <= known for i in range(20))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"rung": "rung1", "other_rungs": {"rung9": 0.5}}, "must name rungs, got 'rung9'"),
+        ({"rung": "rung1", "other_rungs": {"cameras": 0.5}}, "whose words rung1 has, too; cameras has 'Pan right'"),
+        ({"rung": "rung3", "other_rungs": {"rung1": 0.6, "rung2": 0.6}}, r"sum to 1 at most, got 1\.2"),
+        (
+            {"source": "folder", "path": "x", "other_rungs": {"rung1": 0.5}},
+            "must be empty when `data.source` is 'folder'",
+        ),
+    ],
+)
+def test_other_rungs_must_be_smaller_ones(data, message):
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**data)
 
 
 def test_no_clip_is_thought_to_show_all_emphasised_actors_at_once():

@@ -29,6 +29,8 @@ class DataConfig(Section):
     Attributes:
         source: "stage" renders clips of a rung, "folder" reads videos and captions.
         rung: of Stage.
+        other_rungs: share of the clips that are stories of another rung, whose words `rung` has, too, e.g. `{rung1: 0.5}` in rung
+            "cameras" (Stage). Unlike `emphasis` this makes more clips, instead of showing the same ones more often.
         num_clips: of Stage; the last `num_validation` clips of the cache are kept for validation.
         seed: of the clips (Stage); null = the run's. Another run seed on the same clips draws other batches, captions and noise from
             a cache that is there already.
@@ -56,6 +58,7 @@ class DataConfig(Section):
 
     source: Literal["stage", "folder"] = "stage"
     rung: str = "rung1"
+    other_rungs: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
     num_clips: int = Field(default=20_000, ge=2)
     seed: int | None = None
     num_validation: int = Field(default=64, ge=1)
@@ -80,6 +83,33 @@ class DataConfig(Section):
     unnamed_share: float = Field(default=0.0, ge=0, le=0.5)
     unnamed: str = ""
     emphasis: dict[str, Annotated[float, Field(gt=0)]] = {}
+
+    @model_validator(mode="after")
+    def _check_other_rungs(self):
+        if not self.other_rungs:
+            return self
+        if self.source == "folder":
+            raise ValueError(
+                "`data.other_rungs` must be empty when `data.source` is 'folder': rungs are those of Stage."
+            )
+        from videogen.data.stage import rungs
+
+        own = rungs()[self.rung]
+        for name in self.other_rungs:
+            if name not in rungs():
+                raise ValueError(f"`data.other_rungs` must name rungs, got {name!r}; there are {', '.join(rungs())}.")
+            other = rungs()[name]
+            if unknown := sorted(other.words() - own.words()):
+                raise ValueError(
+                    f"`data.other_rungs` must name rungs whose words {self.rung} has, too; {name} has {unknown[0]!r}."
+                )
+            if other.max_actors > own.max_actors:
+                raise ValueError(
+                    f"`data.other_rungs` must name rungs of at most {own.max_actors} actors, {name} has {other.max_actors}."
+                )
+        if (total := sum(self.other_rungs.values())) > 1:
+            raise ValueError(f"`data.other_rungs` must hold shares that sum to 1 at most, got {total:g}.")
+        return self
 
     @model_validator(mode="after")
     def _check(self):

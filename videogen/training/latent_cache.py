@@ -57,7 +57,7 @@ def fingerprint(data: DataConfig, seed: int, vae: torch.nn.Module) -> dict[str, 
         digest.update(name.encode())
         digest.update(tensor.detach().float().cpu().numpy().tobytes())
     keys = ["source", "num_frames", "height", "width", "fps", "shard_size", "mid_clip_share"]
-    keys += ["rung", "unnamed_share"] if data.source == "stage" else ["path", "captions"]
+    keys += ["rung", "other_rungs", "unnamed_share"] if data.source == "stage" else ["path", "captions"]
     return {"format": FORMAT, "seed": seed, "vae": digest.hexdigest()[:16], **{key: getattr(data, key) for key in keys}}
 
 
@@ -100,11 +100,18 @@ def stage_cast(data: DataConfig) -> Cast | None:
     return _unnamed(data.unnamed) if data.unnamed_share > 0 else None
 
 
+def _clip_rung(data: DataConfig, seed: int, number: int) -> str:
+    """The rung that a clip's story is of."""
+    names = [data.rung, *data.other_rungs]
+    shares = [1 - sum(data.other_rungs.values()), *data.other_rungs.values()]
+    return random.Random(f"rung {seed} {number}").choices(names, [max(0.0, share) for share in shares])[0]
+
+
 def clip_story(data: DataConfig, seed: int, number: int) -> tuple[ClipSpec, list[ClipSpec], bool]:
     """What a clip of Stage shows; the picture of each of its actors elsewhere; whether a window is cut from its middle."""
     from videogen.data.stage import held_out_pairs, rungs, sample_spec
 
-    vocabulary, generator = rungs()[data.rung], random.Random(f"clip {seed} {number}")
+    vocabulary, generator = rungs()[_clip_rung(data, seed, number)], random.Random(f"clip {seed} {number}")
     spec = sample_spec(generator, vocabulary)
     poses = []
     for shown in spec.actors:
@@ -248,7 +255,8 @@ def build_cache(
     wanted, manifest = fingerprint(data, seed, vae), folder / "cache.json"
     if manifest.is_file():
         found = json.loads(manifest.read_text())
-        found.setdefault("unnamed_share", 0.0)  # caches of before it was there
+        for key, default in (("unnamed_share", 0.0), ("other_rungs", {})):  # caches of before these were there
+            found.setdefault(key, default)
         different = [key for key in wanted if found.get(key) != wanted[key]]
         if different:
             key = different[0]
