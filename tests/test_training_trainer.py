@@ -583,6 +583,41 @@ def test_weights_with_places_on_the_screen_go_on_with_places_in_the_scenery(grou
         )
 
 
+def test_a_deeper_network_begins_as_the_shallower_one_and_uses_its_new_layers(ground, whole_run):
+    given = str(whole_run[0] / "weights")
+    deeper = {
+        "mixers": ["linear", "softmax", "linear", "softmax"],
+        "feed_forwards": ["dense", "moe", "dense", "moe"],
+        "cross_attention_layers": [0, 2],
+    }
+    settings = {"transformer": deeper, "init_layers": [0, 1, 0, 1], "schedule": {"num_steps": 2}}
+    output = ground / "deeper"
+    trainer = Trainer(_config(ground, output, **settings), init_from=given)
+    before, after = load_networks(Path(given)).transformer, trainer.model.transformer
+    torch.manual_seed(0)
+    inputs = (
+        torch.randn(2, 8, 3, 4, 4), torch.rand(2, 3), torch.randn(2, 5, before.config.text_width), torch.ones(2, 5).bool(),
+        torch.arange(3.0), torch.tensor([0, 1, 1]), torch.zeros(2, 3, before.config.camera_dim),
+    )  # fmt: skip
+    with torch.no_grad():
+        assert torch.equal(before(*inputs).sample, after(*inputs).sample)
+    trainer.run()
+    trained = load_networks(output / "weights").transformer
+    assert list(trained.config.mixers) == deeper["mixers"]
+    assert all(layer.mixer.to_out.weight.any() for layer in trained.blocks)  # the new ones learn
+    assert len(Trainer(_config(ground, output, **settings), resume=True).model.transformer.blocks) == 4
+
+    for layers, message in (
+        ([1, 0, 0, 1], r"must name all 2 layers of the weights of `--init-from`, each for the first time in order"),
+        ([0, 1], r"must have an entry for each of the 4 layers, got 2"),
+        ([0, 1, 1, 0], r"layer 2 has another mixer, feed-forward or cross-attention than layer 1 of the weights"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Trainer(_config(ground, ground / "wrong", **{**settings, "init_layers": layers}), init_from=given)
+    with pytest.raises(ValueError, match=r"`init_layers` must be empty without `--init-from`"):
+        Trainer(_config(ground, ground / "wrong", **settings))
+
+
 def test_two_subjects_have_a_reference_each(ground, tmp_path):
     data = {"rung": "rung3", "cache": str(tmp_path / "cache"), "num_clips": 30, "mid_clip_share": 0.0, "num_frames": 5}
     config = _config(ground, tmp_path / "run", data=data, tasks={"subject": 1.0})

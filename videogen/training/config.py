@@ -248,6 +248,8 @@ class TrainConfig(Section):
         tokenizer: folder of the trained video tokenizer (component `vae`).
         model: YAML of the model, with sections `transformer` and `text_encoder`.
         transformer: settings that override the model file's `transformer` section.
+        init_layers: for a network of more layers than the weights of `--init-from` have: the layer of theirs that each of its layers
+            begins as, e.g. [0, 1, 2, 3, 2, 3]. One that is named once more begins as a copy without effect (`with_more_layers`).
         tasks: share of each task; they need not sum to 1.
         batch_size: clips per micro-batch and process; `image_batch_size` for micro-batches of single images.
         mixed_precision: "bf16" multiplies in bfloat16, "no" in float32, "auto" in whichever is faster here; a resumed run goes
@@ -260,6 +262,7 @@ class TrainConfig(Section):
     tokenizer: str
     model: str = "configs/models/tiny.yaml"
     transformer: dict[str, Any] = {}
+    init_layers: list[Annotated[int, Field(ge=0)]] = []
     data: DataConfig = DataConfig()
     text: TextConfig = TextConfig()
     tasks: dict[str, float] = {

@@ -36,7 +36,7 @@ from videogen.training.export import export_weights
 from videogen.training.schedule import TimeBox
 from videogen.training.trainer import Trainer, VideoModel, carry_through, load_networks
 
-_UNUSED = ("model", "transformer", "curriculum", "router")
+_UNUSED = ("model", "transformer", "init_layers", "curriculum", "router")
 
 
 class DistillConfig(TrainConfig):

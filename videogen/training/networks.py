@@ -45,3 +45,63 @@ def with_places_in_the_scenery(transformer: Any, camera_speeds: Sequence[float])
     added = new.load_state_dict(known, strict=False)
     assert not added.unexpected_keys and all("scenery" in name for name in added.missing_keys)
     return new
+
+
+def with_more_layers(transformer: Any, settings: Mapping[str, Any], init_layers: Sequence[int]) -> Any:
+    """A deeper transformer that computes what a shallower one does, until it is trained on.
+
+    A layer named once more is a copy whose outputs are zero, so that the residual stream passes it unchanged (function-preserving growth:
+    Chen et al. 2015, arXiv:1511.05641; zero outputs as Gesmundo and Maile 2023, arXiv:2308.06103).
+
+    Args:
+        transformer: `VideoTransformer` to start from.
+        settings: arguments of the new one, but for those that are left out.
+        init_layers: for each of its layers the one of `transformer` that it begins as; all of them, in order.
+
+    Raises:
+        ValueError: `init_layers` does not name all layers in order, or one as a layer of another kind.
+    """
+    from videogen.models.transformer import MixtureOfExperts, VideoTransformer
+
+    has = arguments_of(transformer)
+    first = list(dict.fromkeys(init_layers))
+    if first != list(range(len(has["mixers"]))):
+        raise ValueError(
+            f"`init_layers` must name all {len(has['mixers'])} layers of the weights of `--init-from`, each for the first time in "
+            f"order, got {list(init_layers)}."
+        )
+    new = VideoTransformer(**{**has, **settings})
+    wanted = arguments_of(new)
+    if len(wanted["mixers"]) != len(init_layers):
+        raise ValueError(
+            f"`init_layers` must have an entry for each of the {len(wanted['mixers'])} layers, got {len(init_layers)}."
+        )
+    for layer, origin in enumerate(init_layers):
+        kinds = [
+            (a["mixers"][i], a["feed_forwards"][i], i in a["cross_attention_layers"])
+            for a, i in ((wanted, layer), (has, origin))
+        ]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                f"`init_layers` must name layers of the same kind; layer {layer} has another mixer, feed-forward or cross-attention "
+                f"than layer {origin} of the weights."
+            )
+    tensors = {name: tensor for name, tensor in transformer.state_dict().items() if not name.startswith("blocks.")}
+    for layer, origin in enumerate(init_layers):
+        for name, tensor in transformer.blocks[origin].state_dict().items():
+            tensors[f"blocks.{layer}.{name}"] = tensor
+    new.load_state_dict(tensors)
+    for layer, origin in enumerate(init_layers):
+        if origin not in init_layers[:layer]:
+            continue
+        block = new.blocks[layer]
+        outputs = [block.mixer.to_out.weight]
+        if block.cross_attention is not None:
+            outputs.append(block.cross_attention.to_out.weight)
+        if isinstance(block.feed_forward, MixtureOfExperts):
+            outputs += [block.feed_forward.w_out, block.feed_forward.shared.to_out.weight]
+        else:
+            outputs.append(block.feed_forward.to_out.weight)
+        for output in outputs:
+            output.detach().zero_()
+    return new

@@ -43,7 +43,12 @@ from videogen.training.latent_cache import LatentCache, build_cache, count_clips
 from videogen.training.latent_stream import StreamBatches
 from videogen.training.metrics import QUARTERS, VIDEO_PLOTS, LossMeter, MetricsFile, Progress, duration, plot_metrics
 from videogen.training.muon import Muon, split_parameters
-from videogen.training.networks import arguments_of, check_same_network, with_places_in_the_scenery
+from videogen.training.networks import (
+    arguments_of,
+    check_same_network,
+    with_more_layers,
+    with_places_in_the_scenery,
+)
 from videogen.training.schedule import TimeBox
 from videogen.training.sheets import default_prompts, draw_samples, write_sheet
 from videogen.training.signals import stop_requests
@@ -99,6 +104,8 @@ class Trainer:
             )
         if config.schedule.decay_start == "now" and not resume:
             raise ValueError("`schedule.decay_start` must be a step, got 'now'; 'now' goes with --resume.")
+        if config.init_layers and not (init_from or resume):
+            raise ValueError("`init_layers` must be empty without `--init-from`: there are no weights to begin with.")
         if init_from and not (Path(init_from) / "transformer" / "config.json").is_file():
             raise ValueError(f"`--init-from` must be a folder of exported weights, {init_from} has no transformer/.")
         if config.compile:
@@ -215,6 +222,8 @@ class Trainer:
             speeds = settings["camera_speeds"]
             if speeds is not None and model.transformer.config.camera_speeds is None:
                 model.transformer = with_places_in_the_scenery(model.transformer, speeds)
+            if config.init_layers:
+                model.transformer = with_more_layers(model.transformer, settings, config.init_layers)
             del text_settings["vocab_size"]  # a row for every merge of the weights' own tokenizer
             check_same_network("transformer", settings, model.transformer)
             check_same_network("text_encoder", text_settings, model.text_encoder)
