@@ -158,4 +158,4 @@ def test_what_has_no_effect_is_refused(folder):
 
 def test_the_committed_configuration_is_valid():
     config = load_distill_config("configs/train/distill_tiny_cpu.yaml")
-    assert (config.num_inference_steps, config.log.sample_guidance_scale) == (4, 1.0)
+    assert (config.num_inference_steps, config.log.sample_steps, config.log.sample_guidance_scale) == (8, 8, 1.0)

@@ -306,6 +306,7 @@ def judge_clips(group: Group, sampling: Sampling, model: str, folder: Path) -> d
         num_inference_steps=sampling.num_inference_steps,
         guidance_scale=sampling.guidance_scale,
         guidance_interval=sampling.guidance_interval,
+        quality="high",  # without guidance it would be the model's student, if it has one
     )
     run_suite(settings, folder)
     prompts = {prompt.id: prompt for prompt in load_prompts(settings.split, settings.rung, settings.num_prompts)}
