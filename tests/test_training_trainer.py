@@ -443,7 +443,8 @@ def test_clips_of_another_rung_are_stories_of_that_rung_and_leave_the_others_as_
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"rung": "rung1", "other_rungs": {"rung9": 0.5}}, "must name rungs, got 'rung9'"),
+        ({"rung": "rung1", "other_rungs": {"rung9": 0.5}}, "must name other rungs, got 'rung9'"),
+        ({"rung": "rung1", "other_rungs": {"rung1": 0.5}}, "must name other rungs, got 'rung1'"),
         ({"rung": "rung1", "other_rungs": {"cameras": 0.5}}, "whose words rung1 has, too; cameras has 'Pan right'"),
         ({"rung": "rung3", "other_rungs": {"rung1": 0.6, "rung2": 0.6}}, r"sum to 1 at most, got 1\.2"),
         (
@@ -614,6 +615,9 @@ def test_a_deeper_network_begins_as_the_shallower_one_and_uses_its_new_layers(gr
     ):
         with pytest.raises(ValueError, match=message):
             Trainer(_config(ground, ground / "wrong", **{**settings, "init_layers": layers}), init_from=given)
+    wider = {**settings, "transformer": {**deeper, "width": 64}}
+    with pytest.raises(ValueError, match=r"`transformer\.width` must be 32 as in the weights of `--init-from`, got 64"):
+        Trainer(_config(ground, ground / "wrong", **wider), init_from=given)
     with pytest.raises(ValueError, match=r"`init_layers` must be empty without `--init-from`"):
         Trainer(_config(ground, ground / "wrong", **settings))
 

@@ -96,8 +96,10 @@ class DataConfig(Section):
 
         own = rungs()[self.rung]
         for name in self.other_rungs:
-            if name not in rungs():
-                raise ValueError(f"`data.other_rungs` must name rungs, got {name!r}; there are {', '.join(rungs())}.")
+            if name not in rungs() or name == self.rung:
+                raise ValueError(
+                    f"`data.other_rungs` must name other rungs, got {name!r}; there are {', '.join(rungs())}."
+                )
             other = rungs()[name]
             if unknown := sorted(other.words() - own.words()):
                 raise ValueError(
@@ -107,7 +109,7 @@ class DataConfig(Section):
                 raise ValueError(
                     f"`data.other_rungs` must name rungs of at most {own.max_actors} actors, {name} has {other.max_actors}."
                 )
-        if (total := sum(self.other_rungs.values())) > 1:
+        if (total := sum(self.other_rungs.values())) > 1 + 1e-9:
             raise ValueError(f"`data.other_rungs` must hold shares that sum to 1 at most, got {total:g}.")
         return self
 

@@ -102,9 +102,11 @@ def stage_cast(data: DataConfig) -> Cast | None:
 
 def _clip_rung(data: DataConfig, seed: int, number: int) -> str:
     """The rung that a clip's story is of."""
-    names = [data.rung, *data.other_rungs]
-    shares = [1 - sum(data.other_rungs.values()), *data.other_rungs.values()]
-    return random.Random(f"rung {seed} {number}").choices(names, [max(0.0, share) for share in shares])[0]
+    if not data.other_rungs:
+        return data.rung
+    own = max(0.0, 1 - sum(data.other_rungs.values()))
+    shares = {data.rung: own, **data.other_rungs}
+    return random.Random(f"rung {seed} {number}").choices(list(shares), list(shares.values()))[0]
 
 
 def clip_story(data: DataConfig, seed: int, number: int) -> tuple[ClipSpec, list[ClipSpec], bool]:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
+_OF_LAYERS = ("mixers", "feed_forwards", "cross_attention_layers")
+
 
 def arguments_of(network: Any) -> dict[str, Any]:
     """What a network of diffusers was made with."""
@@ -55,53 +59,46 @@ def with_more_layers(transformer: Any, settings: Mapping[str, Any], init_layers:
 
     Args:
         transformer: `VideoTransformer` to start from.
-        settings: arguments of the new one, but for those that are left out.
+        settings: arguments of the new one; those that are not of its layers stay the old one's.
         init_layers: for each of its layers the one of `transformer` that it begins as; all of them, in order.
 
     Raises:
         ValueError: `init_layers` does not name all layers in order, or one as a layer of another kind.
     """
-    from videogen.models.transformer import MixtureOfExperts, VideoTransformer
+    from videogen.models.transformer import VideoTransformer
 
     has = arguments_of(transformer)
-    first = list(dict.fromkeys(init_layers))
-    if first != list(range(len(has["mixers"]))):
+    count = len(has["mixers"])
+    if list(dict.fromkeys(init_layers)) != list(range(count)):
         raise ValueError(
-            f"`init_layers` must name all {len(has['mixers'])} layers of the weights of `--init-from`, each for the first time in "
-            f"order, got {list(init_layers)}."
+            f"`init_layers` must name all {count} layers of the weights of `--init-from`, each for the first time in order, got "
+            f"{list(init_layers)}."
         )
-    new = VideoTransformer(**{**has, **settings})
-    wanted = arguments_of(new)
+    wanted = {**has, **{name: settings[name] for name in _OF_LAYERS if name in settings}}
     if len(wanted["mixers"]) != len(init_layers):
         raise ValueError(
             f"`init_layers` must have an entry for each of the {len(wanted['mixers'])} layers, got {len(init_layers)}."
         )
+    new = VideoTransformer(**wanted)
+    tensors = {name: tensor for name, tensor in transformer.state_dict().items() if not name.startswith("blocks.")}
     for layer, origin in enumerate(init_layers):
-        kinds = [
-            (a["mixers"][i], a["feed_forwards"][i], i in a["cross_attention_layers"])
-            for a, i in ((wanted, layer), (has, origin))
-        ]
-        if kinds[0] != kinds[1]:
+        if _layer_kind(wanted, layer) != _layer_kind(has, origin):
             raise ValueError(
                 f"`init_layers` must name layers of the same kind; layer {layer} has another mixer, feed-forward or cross-attention "
                 f"than layer {origin} of the weights."
             )
-    tensors = {name: tensor for name, tensor in transformer.state_dict().items() if not name.startswith("blocks.")}
-    for layer, origin in enumerate(init_layers):
+        again = origin in init_layers[:layer]
         for name, tensor in transformer.blocks[origin].state_dict().items():
-            tensors[f"blocks.{layer}.{name}"] = tensor
+            silent = again and name.endswith(("to_out.weight", "w_out"))
+            tensors[f"blocks.{layer}.{name}"] = torch.zeros_like(tensor) if silent else tensor
     new.load_state_dict(tensors)
-    for layer, origin in enumerate(init_layers):
-        if origin not in init_layers[:layer]:
-            continue
-        block = new.blocks[layer]
-        outputs = [block.mixer.to_out.weight]
-        if block.cross_attention is not None:
-            outputs.append(block.cross_attention.to_out.weight)
-        if isinstance(block.feed_forward, MixtureOfExperts):
-            outputs += [block.feed_forward.w_out, block.feed_forward.shared.to_out.weight]
-        else:
-            outputs.append(block.feed_forward.to_out.weight)
-        for output in outputs:
-            output.detach().zero_()
     return new
+
+
+def _layer_kind(arguments: Mapping[str, Any], layer: int) -> tuple[str, str, bool]:
+    """Mixer, feed-forward and whether there is cross-attention."""
+    return (
+        arguments["mixers"][layer],
+        arguments["feed_forwards"][layer],
+        layer in arguments["cross_attention_layers"],
+    )
