@@ -12,6 +12,7 @@ from tiny_models import PROMPT, tiny_pipeline
 
 from videogen.conditioning.camera import camera_vectors
 from videogen.conditioning.wording import Read
+from videogen.data.stage import rungs
 from videogen.models.low_rank import add_low_rank, low_rank_tensors
 from videogen_pipelines import (
     GenerationCancelled,
@@ -213,6 +214,19 @@ def test_unknown_words_are_read_as_known_ones_unless_taken_literally(text_pipe):
     literal = pipe(prompt, seed=0, literal_prompt=True, **QUICK)
     assert literal.settings["prompts"] == [prompt] and "'midnight'" in literal.warnings[0]
     assert not np.array_equal(read.frames, literal.frames)
+
+
+def test_what_is_left_unsaid_is_said_where_no_picture_shows_it(text_pipe):
+    pipe, image = (sibling(kind, text_pipe) for kind in (TextToVideoPipeline, ImageToVideoPipeline))
+    pipe.vocabulary = {**text_pipe.vocabulary, **rungs()["rung1"].to_dict(), "sizes": [[32, 32]]}
+    image.vocabulary = pipe.vocabulary
+    read = pipe("a fox, [Pan left]", seed=0, **QUICK)
+    assert read.settings["prompts"] == ["a fox, staying in the forest, [Pan left]"]
+    assert any("'staying in the forest' was added" in note for note in read.adjusted)
+    literal = pipe("a fox", seed=0, literal_prompt=True, **QUICK)
+    assert literal.settings["prompts"] == ["a fox"] and not literal.adjusted
+    shown = image("a fox", picture(1), seed=0, **QUICK)
+    assert shown.settings["prompts"] == ["a fox"]
 
 
 def test_texts_longer_than_those_of_the_training_are_pointed_out(text_pipe):

@@ -98,6 +98,11 @@ class Conditions:
     references: list[Tensor] = field(default_factory=list)
     pictures: dict[str, Image.Image] = field(default_factory=dict)
 
+    @property
+    def show_the_scene(self) -> bool:
+        """Whether there are frames of the clip itself among them."""
+        return self.source is not None or bool(self.guides)
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -389,7 +394,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
         if literal_prompt and prompt_embeds is not None:
             raise ValueError("`literal_prompt` must be left out beside `prompt_embeds`, which hold no words.")
         read, prompts, camera_plans, vectors = self._read_prompts(
-            prompt, prompt_embeds, camera, literal_prompt, adjusted, notes
+            prompt, prompt_embeds, camera, literal_prompt, not conditions.show_the_scene, adjusted, notes
         )
         texts = self._texts(prompts, prompt_embeds, prompt_attention_mask, "prompt_embeds", notes)
         negatives: list[_Text | None] = [None] * len(texts)
@@ -639,6 +644,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
         prompt_embeds: Tensor | None,
         camera: CameraInput | None,
         literal_prompt: bool,
+        complete: bool,
         adjusted: list[str],
         notes: list[str],
     ) -> tuple[list[str], list[str] | None, list[CameraPlan], CameraInput | None]:
@@ -655,7 +661,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
         read: list[str] = []
         texts, plans, vectors = [], [], None
         for text in asked:
-            wording = read_prompt(check_prompt(text), self.vocabulary, literal_prompt)
+            wording = read_prompt(check_prompt(text), self.vocabulary, literal_prompt, complete)
             plan, vectors = read_camera(wording.prompt, camera)
             if not plan.prompt_without_brackets:
                 raise ValueError("`prompt` must not be empty beside its camera commands; say what the video shows.")

@@ -23,6 +23,7 @@ from videogen.conditioning.camera import (
 )
 from videogen.conditioning.camera_words import read_camera_words
 from videogen.conditioning.prompt import check_prompt
+from videogen.conditioning.unsaid import say_the_unsaid
 from videogen.conditioning.wording import Read, read_words
 
 if TYPE_CHECKING:  # checking a request is for programs without torch too (the server's front)
@@ -292,9 +293,18 @@ def settle_quality(
     return "fast" if fits and quality != "high" else "high"
 
 
-def read_prompt(prompt: str, vocabulary: Mapping[str, Any] | None, literal_prompt: bool = False) -> Read:
-    """A prompt as the model is given it: unknown words read as the nearest known ones, unless it is to be taken literally."""
-    return Read(prompt) if literal_prompt else read_words(prompt, vocabulary)
+def read_prompt(
+    prompt: str, vocabulary: Mapping[str, Any] | None, literal_prompt: bool = False, complete: bool = False
+) -> Read:
+    """A prompt as the model is given it: unknown words read as the nearest known ones, and with `complete` (where no picture shows it) a
+    movement and a place where it names none; unless it is to be taken literally."""
+    if literal_prompt:
+        return Read(prompt)
+    read = read_words(prompt, vocabulary)
+    if not complete:
+        return read
+    said = say_the_unsaid(read.prompt, vocabulary)
+    return Read(said.prompt, (*read.notes, *said.notes), read.readings)
 
 
 def read_negative_prompt(

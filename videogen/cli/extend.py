@@ -22,7 +22,10 @@ def extend(
     negative_prompt: Annotated[str, typer.Option(help="What to keep away from.")] = "",
     camera: Annotated[str | None, typer.Option(help="Camera commands, instead of brackets in the prompt.")] = None,
     literal_prompt: Annotated[
-        bool, typer.Option("--literal-prompt", help="Do not read unknown words as the nearest that the model knows.")
+        bool,
+        typer.Option(
+            "--literal-prompt", help="Give the prompt to the model as it is: read no unknown words as known ones."
+        ),
     ] = False,
     steps: Annotated[int | None, typer.Option(help="Denoising steps: more take longer and look better.")] = None,
     guidance_scale: Annotated[

@@ -34,7 +34,11 @@ def generate(
         typer.Option(help="Camera commands, instead of brackets in the prompt: '[Pan left,Zoom in] [Static shot]'."),
     ] = None,
     literal_prompt: Annotated[
-        bool, typer.Option("--literal-prompt", help="Do not read unknown words as the nearest that the model knows.")
+        bool,
+        typer.Option(
+            "--literal-prompt",
+            help="Give the prompt to the model as it is: read no unknown words as known ones, add no movement or place.",
+        ),
     ] = False,
     duration: Annotated[
         float | None,

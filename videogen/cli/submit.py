@@ -16,7 +16,11 @@ def submit(
     negative_prompt: Annotated[str | None, typer.Option(help="What to keep away from.")] = None,
     camera: Annotated[str | None, typer.Option(help="Camera commands, instead of brackets in the prompt.")] = None,
     literal_prompt: Annotated[
-        bool, typer.Option("--literal-prompt", help="Do not read unknown words as the nearest that the model knows.")
+        bool,
+        typer.Option(
+            "--literal-prompt",
+            help="Give the prompt to the model as it is: read no unknown words as known ones, add no movement or place.",
+        ),
     ] = False,
     image: Annotated[Path | None, typer.Option(help="Picture that the video starts with.")] = None,
     last_image: Annotated[Path | None, typer.Option(help="Picture that the video ends with.")] = None,

@@ -243,7 +243,7 @@ class Reader:
     def _readings(self, prompt: str) -> list[Reading]:
         """What can be read, in the order of the prompt and without overlap."""
         found: list[Reading] = []
-        for clause, offset in _clauses(prompt):
+        for clause, offset in clauses(prompt):
             if tells_camera(clause):
                 continue
             found += self._english(self._tokens(clause, offset), prompt)
@@ -573,7 +573,7 @@ class Reader:
         return meaning is not None and meaning[0][0] == "motions" and meaning[0][1] in STEERED
 
 
-def _clauses(prompt: str) -> Iterator[tuple[str, int]]:
+def clauses(prompt: str) -> Iterator[tuple[str, int]]:
     """Clauses outside brackets and quotes with where they start."""
     start = 0
     for match in (*_KEPT.finditer(prompt), None):

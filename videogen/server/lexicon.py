@@ -23,7 +23,13 @@ CHILD_SECONDS = 600.0
 PACKAGE = Path(__file__).resolve().parents[1]
 SOURCES = tuple(
     PACKAGE / name
-    for name in ("data/stage/captions.py", "assets/stage/actors.json", "conditioning/prompt.py", "server/lexicon.py")
+    for name in (
+        "data/stage/captions.py",
+        "assets/stage/actors.json",
+        "conditioning/prompt.py",
+        "conditioning/phrases.py",
+        "server/lexicon.py",
+    )
 )
 """Tables and code that make a lexicon; importing them would load torch, so they are told apart by their bytes."""
 
@@ -75,44 +81,30 @@ def load_lexicon(vocabulary: Mapping[str, Any] | None, folder: Path) -> Lexicon:
 
 def build_lexicon(vocabulary: Mapping[str, Any]) -> Lexicon:
     """Work the lexicon out of the tables of Stage's captions."""
+    from videogen.conditioning.phrases import caption_tables, forms, stage_phrases
     from videogen.conditioning.prompt import stage_words
     from videogen.data.stage import captions
     from videogen.data.stage.actors import load_actors
 
     known = load_actors()
-    tables: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
-        "motions": (captions._MOTIONS_EN, captions._MOTIONS_ZH),
-        "scenes": (captions._SCENES_EN, captions._SCENES_ZH),
-        "lights": (captions._LIGHTS_EN, captions._LIGHTS_ZH),
-        "speeds": (captions._SPEEDS_EN, captions._SPEEDS_ZH),
-        "cameras": (captions._CAMERAS_EN, captions._CAMERAS_ZH),
-    }
     plain: dict[str, dict[str, dict[str, str]]] = {"actors": {}}
-    phrases: dict[str, dict[str, dict[str, str]]] = {"en": {"actors": {}}, "zh": {"actors": {}}}
     for name in vocabulary["actors"]:
         actor = known.get(name)
         plain["actors"][name] = {"en": captions._with_article(name), "zh": actor.name_zh if actor else name}
-        english = (actor.name, actor.plural, *actor.synonyms_en, *actor.held_out_synonyms_en) if actor else (name,)
-        chinese = (actor.name_zh, *actor.synonyms_zh, *actor.held_out_synonyms_zh) if actor else ()
-        for language, words in (("en", english), ("zh", chinese)):
-            for word in words:
-                phrases[language]["actors"].setdefault(word.casefold(), name)
-    for kind, (table_en, table_zh) in tables.items():
-        plain[kind] = {}
-        for language, table in (("en", table_en), ("zh", table_zh)):
-            found = phrases[language].setdefault(kind, {})
-            for name in vocabulary.get(kind, ()):
-                forms = [form for group in table.get(name, ()) for form in group]
-                flat = [one for form in forms for one in ((form,) if isinstance(form, str) else form)]
-                for phrase in flat:
-                    found.setdefault(phrase.casefold(), name)
-                if flat:
-                    plain[kind].setdefault(name, {})[language] = flat[0]
+    for kind, tables in caption_tables().items():
+        said = {
+            name: {language: forms(table, name) for language, table in tables.items()}
+            for name in vocabulary.get(kind, ())
+        }
+        plain[kind] = {
+            name: {language: phrases[0] for language, phrases in by_language.items() if phrases}
+            for name, by_language in said.items()
+        }
     every = vocabulary.get("words") or stage_words(vocabulary)
     return Lexicon(
         words={language: list(every.get(language, ())) for language in ("en", "zh")},
         plain=plain,
-        phrases=phrases,
+        phrases=stage_phrases(vocabulary),
         max_actors=int(vocabulary.get("max_actors", 1)),
     )
 

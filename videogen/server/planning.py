@@ -111,7 +111,9 @@ class Ask(BaseModel):
     prompt_optimizer: Annotated[bool, Field(description="Rewrite the prompt towards the model's words.")] = False
     literal_prompt: Annotated[
         bool,
-        Field(description="Do not read unknown words as the nearest that the model knows; the default with `strict`."),
+        Field(
+            description="Give the prompt to the model as it is: read no unknown words as known ones, add no movement or place; the default with `strict`."
+        ),
     ] = False
     watermark: Annotated[bool, Field(description="Draw the visible mark.")] = False
     receipt_images: Annotated[
@@ -238,9 +240,9 @@ class Planner:
 
     @cached_property
     def words_vocabulary(self) -> dict[str, Any] | None:
-        """The vocabulary with its words written out, as `vocabulary_warnings` reads them without the tables of Stage."""
-        words = self.lexicon.words
-        return {**(self.vocabulary or {}), "words": words} if any(words.values()) else None
+        """The vocabulary with its words and phrases written out, for those who read prompts without the tables of Stage."""
+        words, phrases = self.lexicon.words, self.lexicon.phrases
+        return {**(self.vocabulary or {}), "words": words, "phrases": phrases} if any(words.values()) else None
 
     @cached_property
     def model_name(self) -> str:
@@ -339,7 +341,7 @@ class Planner:
             literal = ask.literal_prompt or (ask.strict and "literal_prompt" not in ask.model_fields_set)
             avoided = rules.read_negative_prompt(ask.negative_prompt, self.words_vocabulary, literal)
             negative = avoided.prompt
-            read = rules.read_prompt(prompt, self.words_vocabulary, literal)
+            read = rules.read_prompt(prompt, self.words_vocabulary, literal, complete=task in ("text", "subject"))
             asked_prompt = prompt if read.prompt != prompt else None
             prompt = read.prompt
             adjusted.extend(dict.fromkeys((*read.notes, *avoided.notes)))
