@@ -37,19 +37,42 @@ RUNG1 = rungs()["rung1"].to_dict()
     ],
 )
 def test_what_is_added(prompt: str, said: str) -> None:
-    found = say_the_unsaid(prompt, RUNG1)
+    found = say_the_unsaid(prompt, RUNG1, ("motions", "scenes"))
     assert found.prompt == said
     (note,) = found.notes
     assert "was named" in note and "`literal_prompt`" in note
+    assert say_the_unsaid(said, RUNG1, ("motions", "scenes")) == Read(said)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("a fox", "a fox, staying in the forest [Static shot]"),
+        ("a fox jumps in the snow", "a fox jumps in the snow [Static shot]"),
+        ("a fox jumps in the snow, [Pan left]", "a fox jumps in the snow, [Pan left]"),
+        ("a fox jumps in the snow, the camera pans left", "a fox jumps in the snow, the camera pans left"),
+        ("a fox jumps in the snow. the camera climbs", "a fox jumps in the snow. the camera climbs"),
+        ("狐狸在雪地里跳", "狐狸在雪地里跳 [Static shot]"),
+        ("狐狸在雪地里跳,镜头左摇", "狐狸在雪地里跳,镜头左摇"),
+    ],
+)
+def test_the_camera_stands_still_where_nobody_moves_it(prompt: str, said: str) -> None:
+    found = say_the_unsaid(prompt, RUNG1)
+    assert found.prompt == said and bool(found.notes) == (prompt != said)
     assert say_the_unsaid(said, RUNG1) == Read(said)
+    assert say_the_unsaid("a fox jumps in the snow", {**RUNG1, "cameras": ["Pan left"]}).notes == ()
 
 
 def test_the_note_names_what_was_missing() -> None:
-    assert (
-        "no movement and no place was named, 'staying in the forest' was added"
-        in say_the_unsaid("a fox", RUNG1).notes[0]
-    )
-    assert "no place was named, 'in the forest' was added" in say_the_unsaid("a fox jumps", RUNG1).notes[0]
+    for prompt, note in (
+        (
+            "a fox",
+            "no movement, no place, no camera move was named, 'staying in the forest' and [Static shot] were added;",
+        ),
+        ("a fox jumps, [Pan left]", "no place was named, 'in the forest' was added;"),
+        ("a fox jumps in the snow", "no camera move was named, [Static shot] was added;"),
+    ):
+        assert say_the_unsaid(prompt, RUNG1).notes[0].startswith(note)
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
@@ -58,7 +81,7 @@ def test_prompts_that_say_everything_stay(split: str) -> None:
         prompt = json.loads(line)
         vocabulary = rungs()[prompt["rung"]].to_dict()
         read = read_words(prompt["prompt"], vocabulary).prompt
-        assert say_the_unsaid(read, vocabulary) == Read(read)
+        assert say_the_unsaid(read, vocabulary, ("motions", "scenes")) == Read(read)
 
 
 @pytest.mark.parametrize("prompt", ["[Pan left]", "the camera pans left", "x " * (MAX_PROMPT_LENGTH // 2), ""])

@@ -216,17 +216,26 @@ def test_unknown_words_are_read_as_known_ones_unless_taken_literally(text_pipe):
     assert not np.array_equal(read.frames, literal.frames)
 
 
-def test_what_is_left_unsaid_is_said_where_no_picture_shows_it(text_pipe):
-    pipe, image = (sibling(kind, text_pipe) for kind in (TextToVideoPipeline, ImageToVideoPipeline))
-    pipe.vocabulary = {**text_pipe.vocabulary, **rungs()["rung1"].to_dict(), "sizes": [[32, 32]]}
-    image.vocabulary = pipe.vocabulary
-    read = pipe("a fox, [Pan left]", seed=0, **QUICK)
+def test_what_is_left_unsaid_is_said(text_pipe):
+    kinds = (TextToVideoPipeline, ImageToVideoPipeline, SubjectToVideoPipeline, VideoExtensionPipeline)
+    text, image, subject, extend = (sibling(kind, text_pipe) for kind in kinds)
+    for pipe in (text, image, subject, extend):
+        pipe.vocabulary = {**text_pipe.vocabulary, **rungs()["rung1"].to_dict(), "sizes": [[32, 32]]}
+    read = text("a fox, [Pan left]", seed=0, **QUICK)
     assert read.settings["prompts"] == ["a fox, staying in the forest, [Pan left]"]
     assert any("'staying in the forest' was added" in note for note in read.adjusted)
-    literal = pipe("a fox", seed=0, literal_prompt=True, **QUICK)
-    assert literal.settings["prompts"] == ["a fox"] and not literal.adjusted
-    shown = image("a fox", picture(1), seed=0, **QUICK)
-    assert shown.settings["prompts"] == ["a fox"]
+    for output, prompt in (
+        (text("a fox", seed=0, camera="Pan left", **QUICK), "a fox, staying in the forest"),
+        (text("a fox jumps in the snow", seed=0, **QUICK), "a fox jumps in the snow [Static shot]"),
+        (subject("the subject", picture(1), seed=0, **QUICK), "the subject, staying in the forest [Static shot]"),
+        (image("a fox", picture(1), seed=0, **QUICK), "a fox [Static shot]"),  # the picture shows the rest
+        (
+            extend("a fox", np.zeros((9, 32, 32, 3), np.uint8), seed=0, **QUICK),
+            "a fox",
+        ),  # so does the source, and how it moves
+        (text("a fox", seed=0, literal_prompt=True, **QUICK), "a fox"),
+    ):
+        assert output.settings["prompts"] == [prompt]
 
 
 def test_texts_longer_than_those_of_the_training_are_pointed_out(text_pipe):

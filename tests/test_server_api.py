@@ -128,8 +128,11 @@ def test_words_are_read_unless_taken_literally(server: LocalServer) -> None:
     refused = server.http.post("/v1/estimates", json={"prompt": prompt, "strict": True, "literal_prompt": False})
     assert refused.status_code == 422 and "was read as" in refused.json()["error"]["message"]
     short = server.http.post("/v1/estimates", json={"prompt": "a fox"}).json()
-    assert short["request"]["prompt"] == "a fox, staying in the forest" and short["request"]["asked_prompt"] == "a fox"
-    assert any("'staying in the forest' was added" in sentence for sentence in short["adjusted"])
+    assert (
+        short["request"]["prompt"].startswith("a fox, staying in the forest")
+        and short["request"]["asked_prompt"] == "a fox"
+    )
+    assert any("'staying in the forest'" in sentence for sentence in short["adjusted"])
     looked = server.http.post("/v1/prompts", json={"prompt": prompt}).json()
     assert looked["unknown"] == {} and looked["changes"][0] == "'at midnight' was read as 'at night'."
 

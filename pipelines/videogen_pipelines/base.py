@@ -35,6 +35,7 @@ from videogen.models.low_rank import FAST_FOLDER, load_adapter, merge_low_rank, 
 from videogen.models.text_encoder import TextEncoder
 from videogen.models.text_tokenizer import BytePairTokenizer
 from videogen.models.transformer import VideoTransformer
+from videogen.receipt import Task
 from videogen_pipelines.joins import without_colour_step
 from videogen_pipelines.output import GenerationCancelled, VideoPipelineOutput, convert_frames
 from videogen_pipelines.requests import (
@@ -99,9 +100,11 @@ class Conditions:
     pictures: dict[str, Image.Image] = field(default_factory=dict)
 
     @property
-    def show_the_scene(self) -> bool:
-        """Whether there are frames of the clip itself among them."""
-        return self.source is not None or bool(self.guides)
+    def task(self) -> Task:
+        """What the pictures are for."""
+        if self.keep_source:
+            return "extend"
+        return "image" if self.source is not None or self.guides else "subject" if self.references else "text"
 
 
 @dataclass(frozen=True)
@@ -394,7 +397,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
         if literal_prompt and prompt_embeds is not None:
             raise ValueError("`literal_prompt` must be left out beside `prompt_embeds`, which hold no words.")
         read, prompts, camera_plans, vectors = self._read_prompts(
-            prompt, prompt_embeds, camera, literal_prompt, not conditions.show_the_scene, adjusted, notes
+            prompt, prompt_embeds, camera, literal_prompt, conditions.task, adjusted, notes
         )
         texts = self._texts(prompts, prompt_embeds, prompt_attention_mask, "prompt_embeds", notes)
         negatives: list[_Text | None] = [None] * len(texts)
@@ -644,7 +647,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
         prompt_embeds: Tensor | None,
         camera: CameraInput | None,
         literal_prompt: bool,
-        complete: bool,
+        task: Task,
         adjusted: list[str],
         notes: list[str],
     ) -> tuple[list[str], list[str] | None, list[CameraPlan], CameraInput | None]:
@@ -661,7 +664,7 @@ class VideoGenerationPipeline(DiffusionPipeline):
         read: list[str] = []
         texts, plans, vectors = [], [], None
         for text in asked:
-            wording = read_prompt(check_prompt(text), self.vocabulary, literal_prompt, complete)
+            wording = read_prompt(check_prompt(text), self.vocabulary, literal_prompt, task, camera is not None)
             plan, vectors = read_camera(wording.prompt, camera)
             if not plan.prompt_without_brackets:
                 raise ValueError("`prompt` must not be empty beside its camera commands; say what the video shows.")

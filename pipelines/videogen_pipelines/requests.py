@@ -29,6 +29,8 @@ from videogen.conditioning.wording import Read, read_words
 if TYPE_CHECKING:  # checking a request is for programs without torch too (the server's front)
     import torch
 
+    from videogen.receipt import Task
+
 MAX_DURATION = 600.0
 """Seconds; a longer video is refused."""
 
@@ -294,16 +296,24 @@ def settle_quality(
 
 
 def read_prompt(
-    prompt: str, vocabulary: Mapping[str, Any] | None, literal_prompt: bool = False, complete: bool = False
+    prompt: str,
+    vocabulary: Mapping[str, Any] | None,
+    literal_prompt: bool = False,
+    task: Task = "text",
+    camera_given: bool = False,
 ) -> Read:
-    """A prompt as the model is given it: unknown words read as the nearest known ones, and with `complete` (where no picture shows it) a
-    movement and a place where it names none; unless it is to be taken literally."""
+    """A prompt as the model is given it, unless it is to be taken literally.
+
+    Unknown words are read as the nearest known ones (`read_words`), and what it leaves unsaid is said (`say_the_unsaid`): a movement and a
+    place where no picture of the clip shows them, a camera that stands still where a clip begins and nobody moves it.
+    """
     if literal_prompt:
         return Read(prompt)
     read = read_words(prompt, vocabulary)
-    if not complete:
-        return read
-    said = say_the_unsaid(read.prompt, vocabulary)
+    kinds = (
+        {"motions", "scenes", "cameras"} if task in ("text", "subject") else {"cameras"} if task == "image" else set()
+    )
+    said = say_the_unsaid(read.prompt, vocabulary, kinds - ({"cameras"} if camera_given else set()))
     return Read(said.prompt, (*read.notes, *said.notes), read.readings)
 
 

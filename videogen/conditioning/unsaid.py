@@ -1,15 +1,17 @@
-"""What a prompt leaves unsaid, said for it: "a fox" becomes "a fox, staying in the forest".
+"""What a prompt leaves unsaid, said for it: "a fox" becomes "a fox, staying in the forest [Static shot]".
 
-Captions in training always tell what moves how and where. A model given less is left with what it has never seen, and draws worse; so a prompt
-that names no movement, or no place, gets the quietest movement or a likely place behind its actor, and that is said.
+Captions in training always tell what moves how and where. A model given less is left with what it has never seen, and draws worse; and where
+nobody asks for a camera move, it draws any. So a prompt that names no movement, no place or no camera move gets the quietest movement or a
+likely place behind its actor, or a camera that stands still, and that is said.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from videogen.conditioning.camera import parse_camera
 from videogen.conditioning.camera_words import tells_camera
 from videogen.conditioning.phrases import Phrases, stage_phrases
 from videogen.conditioning.prompt import MAX_PROMPT_LENGTH
@@ -25,34 +27,44 @@ HOMES: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Scenes where somebody would look for an actor, the likeliest first; anybody else's is the forest."""
 
+STILL = "Static shot"
+"""The camera command of who asks for none."""
+
+_NOUNS = {"motions": "movement", "scenes": "place", "cameras": "camera move"}
 _SUBJECT = re.compile(r"\bsubject\b|主角|主体", re.IGNORECASE)
 _LONGEST = 4  # words of a phrase
 
 
-def say_the_unsaid(prompt: str, vocabulary: Mapping[str, Any] | None) -> Read:
-    """A prompt with a movement and a place, where it names none.
+def say_the_unsaid(
+    prompt: str, vocabulary: Mapping[str, Any] | None, kinds: Collection[str] = ("motions", "scenes", "cameras")
+) -> Read:
+    """A prompt with a movement, a place and a camera command, where it names none.
 
     Args:
         prompt: after `read_words`; may hold camera brackets.
         vocabulary: content of `vocabulary.json`, its `phrases` (see `stage_phrases`) or else those of Stage; without one, or without
             actors, motions or scenes in it, the prompt stays as it is.
+        kinds: what may be added: where a picture shows the scene, or a camera is given apart from the prompt, these go without saying.
 
     Returns:
         The prompt, and what was added to it in `notes`. Words that mean a movement or a place count as one, whether the model knows them
-        or not.
+        or not; so do words about the camera.
     """
     if not vocabulary or not all(vocabulary.get(kind) for kind in ("actors", "motions", "scenes")):
         return Read(prompt)
     phrases = vocabulary.get("phrases") or stage_phrases(vocabulary)
-    told = [(text, start) for text, start in clauses(prompt) if not tells_camera(text)]
+    parts = [(text, start) for text, start in clauses(prompt) if text.strip()]
+    told = [(text, start) for text, start in parts if not tells_camera(text)]
     if not told:
         return Read(prompt)
     actors = [(_named(text, "actors", phrases), text, start) for text, start in told]
     chosen = next((clause for clause in actors if clause[0] or _SUBJECT.search(clause[1])), actors[0])
     actor, at = chosen[0], chosen[2] + len(chosen[1].rstrip())
-    missing = [kind for kind in ("motions", "scenes") if not any(_told(text, kind, phrases) for text, _ in told)]
-    if not missing:
-        return Read(prompt)
+    missing = [
+        kind
+        for kind in ("motions", "scenes")
+        if kind in kinds and not any(_told(text, kind, phrases) for text, _ in told)
+    ]
     scenes = [name for name in (*HOMES.get(actor or "", ()), "forest") if name in vocabulary["scenes"]]
     motion = "stays" if "stays" in vocabulary["motions"] else vocabulary["motions"][0]
     scene = scenes[0] if scenes else vocabulary["scenes"][0]
@@ -61,15 +73,27 @@ def say_the_unsaid(prompt: str, vocabulary: Mapping[str, Any] | None) -> Read:
     chinese = any(is_han(character) for character in prompt)
     added = _say(motion if "motions" in missing else None, scene if "scenes" in missing else None, chinese)
     completed = f"{prompt[:at]}{added}{prompt[at:]}"
-    if len(completed) > MAX_PROMPT_LENGTH:
+    shown = [f"'{added.lstrip(' ,')}'"] if added else []
+    if (
+        "cameras" in kinds
+        and STILL in vocabulary.get("cameras", ())
+        and len(told) == len(parts)
+        and not parse_camera(prompt).segments
+    ):
+        missing.append("cameras")
+        shown.append(f"[{STILL}]")
+        completed += f" [{STILL}]"
+    if not missing or len(completed) > MAX_PROMPT_LENGTH:
         return Read(prompt)
-    what = " and no ".join({"motions": "movement", "scenes": "place"}[kind] for kind in missing)
-    shown = added.lstrip(" ,")
-    return Read(completed, (f"no {what} was named, '{shown}' was added; `literal_prompt` takes a prompt as it is.",))
+    what = ", no ".join(_NOUNS[kind] for kind in missing)
+    said = f"no {what} was named, {' and '.join(shown)} {'were' if len(shown) > 1 else 'was'} added"
+    return Read(completed, (f"{said}; `literal_prompt` takes a prompt as it is.",))
 
 
 def _say(motion: str | None, scene: str | None, chinese: bool) -> str:
-    """What is added behind the clause of the actor."""
+    """What is added behind the clause of the actor; nothing where there is nothing to say."""
+    if motion is None and scene is None:
+        return ""
     things = load_table().things
     if chinese:
         place = f"在{things['scenes', scene].chinese}" if scene else ""

@@ -341,7 +341,7 @@ class Planner:
             literal = ask.literal_prompt or (ask.strict and "literal_prompt" not in ask.model_fields_set)
             avoided = rules.read_negative_prompt(ask.negative_prompt, self.words_vocabulary, literal)
             negative = avoided.prompt
-            read = rules.read_prompt(prompt, self.words_vocabulary, literal, complete=task in ("text", "subject"))
+            read = rules.read_prompt(prompt, self.words_vocabulary, literal, task, ask.camera is not None)
             asked_prompt = prompt if read.prompt != prompt else None
             prompt = read.prompt
             adjusted.extend(dict.fromkeys((*read.notes, *avoided.notes)))
