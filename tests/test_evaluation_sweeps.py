@@ -93,6 +93,32 @@ def test_variants_are_trained_and_judged_once(ground, tmp_path, monkeypatch):
     assert table.splitlines()[2].startswith("| `base` | 2, 2 | 8, 8 | ") and "`velocity`" in table
 
 
+def test_a_tokenizer_of_each_variant(ground, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps, "STILL_BATCH", 1)
+    monkeypatch.setattr(sweeps.TrialTrainer, "_plot", lambda self, metrics: None)
+    widths = {"encoder_widths": [16, 32, 64], "encoder_blocks": [1, 1], "decoder_widths": [16, 32, 64]}
+    run = {
+        "model": {"latent_channels": 8, **widths, "decoder_blocks": [1, 1, 1]},
+        "sources": [{"kind": "stage"}],
+        "batches": [{"size": 32, "batch_size": 2, "num_frames": 9}],
+        **dict.fromkeys(("height", "width"), 32), "num_frames": 9, "steps": 1, "warmup_steps": 1, "decay_steps": 0,
+        "validation_clips": 2, "statistics_clips": 8, "group_size": 2, "pool_groups": 2, "mixed_precision": "no", "device": "cpu",
+    }  # fmt: skip
+    config = tmp_path / "tokenizer.yaml"
+    config.write_text(yaml.safe_dump(run))
+    variants = {"base": {}, "noisy": {"tokenizer_set": ["loss.noise=0.5"]}}
+    group = {"kind": "images", "num_prompts": 2, "sampling": {"num_inference_steps": 2}, "variants": variants}
+    group["tokenizer"] = {"config": str(config), "num_clips": 12}
+    sweep = sweeps.Sweep(config=str(ground / "run.yaml"), groups={"tokenizer": group})
+    sweeps.run_sweep(sweep, tmp_path / "runs")
+    base, noisy = sweeps.summarise(sweep, tmp_path / "runs")["tokenizer"]
+    assert base["steps"] == noisy["steps"] == [2] and "loss" not in base  # of other latents
+    assert base["reconstruction"] != noisy["reconstruction"] and base["reconstruction"][0]["psnr_stage"] > 0
+    written = yaml.safe_load((tmp_path / "runs/tokenizer/noisy-0/tokenizer/config.yaml").read_text())
+    assert written["loss"]["noise"] == 0.5
+    assert sweeps.markdown([base, noisy]).startswith("|  | steps | examples | PSNR, dB | actor |")
+
+
 def test_single_images_come_first_for_a_share_of_the_time(ground, tmp_path):
     shared = sweeps.Ground(load_config(ground / "run.yaml"))
     config = shared.config.model_copy(update={"output": str(tmp_path)})
@@ -169,3 +195,10 @@ def test_what_trains_nothing_takes_no_setting_of_training():
     with pytest.raises(ValueError, match=r"`variants\.none\.seeds` must be left out of a group that trains nothing"):
         sweeps.Group(kind="sampling", variants={"none": {"seeds": [1]}})
     sweeps.Group(kind="images", variants={"none": {"seeds": [1]}})
+    run = {"config": "tokenizer.yaml"}
+    with pytest.raises(ValueError, match="`tokenizer` must be left out of a group that trains nothing"):
+        sweeps.Group(kind="sampling", tokenizer=run, variants={"none": {}})
+    with pytest.raises(
+        ValueError, match=r"`variants\.none\.tokenizer_set` must be left out of a group that trains no `tokenizer`"
+    ):
+        sweeps.Group(kind="images", variants={"none": {"tokenizer_set": ["loss.noise=0"]}})

@@ -76,8 +76,8 @@ class TextToVideoPipeline(VideoGenerationPipeline):
             camera: commands ("[Pan left] [Zoom in]") or vectors [f, 9] (see `videogen.conditioning.camera`); then no
                 brackets in the prompt.
             literal_prompt: False reads words that the model does not know as the nearest it knows (`videogen.conditioning.wording`),
-                adds a movement or a place where none is named and no picture of the clip is given (`videogen.conditioning.unsaid`),
-                and reports both in `adjusted`; True gives the prompt to the model as it is.
+                adds a movement and a place where none is named and no picture of the clip is given, and `[Static shot]` where no camera
+                move is (`videogen.conditioning.unsaid`), and reports it in `adjusted`; True gives the prompt to the model as it is.
             guidance_method: see `videogen.diffusion.sampling.guide`.
             guidance_rescale: 0..1, likewise.
             guidance_interval: lowest and highest noise level, 0..1, at which to guide, if at all; None = the

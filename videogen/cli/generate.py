@@ -37,7 +37,7 @@ def generate(
         bool,
         typer.Option(
             "--literal-prompt",
-            help="Give the prompt to the model as it is: read no unknown words as known ones, add no movement or place.",
+            help="Give the prompt to the model as it is: read no unknown words as known ones, add no movement, place or camera move.",
         ),
     ] = False,
     duration: Annotated[

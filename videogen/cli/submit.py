@@ -19,7 +19,7 @@ def submit(
         bool,
         typer.Option(
             "--literal-prompt",
-            help="Give the prompt to the model as it is: read no unknown words as known ones, add no movement or place.",
+            help="Give the prompt to the model as it is: read no unknown words as known ones, add no movement, place or camera move.",
         ),
     ] = False,
     image: Annotated[Path | None, typer.Option(help="Picture that the video starts with.")] = None,

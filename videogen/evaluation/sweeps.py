@@ -54,6 +54,7 @@ from videogen.training.latent_cache import LatentCache, build_cache
 from videogen.training.networks import arguments_of
 from videogen.training.publish import publish
 from videogen.training.schedule import TimeBox
+from videogen.training.tokenizer import load_tokenizer_config, train_tokenizer
 from videogen.training.trainer import Trainer, VideoModel, load_vae
 
 STILL_FRAMES = 6
@@ -86,14 +87,31 @@ class Variant(Section):
         convolutions: False keeps the depth-wise convolutions beside linear attention at the zeros they start from.
         image_share: of the minutes, how many at the start see single images only.
         sampling: how clips are made; null = the group's.
+        tokenizer_set: settings of the video tokenizer's run, in a group that trains one.
     """
 
     seeds: tuple[int, ...] | None = None
     set: tuple[str, ...] = ()
+    tokenizer_set: tuple[str, ...] = ()
     predicts: Literal["sample", "velocity"] = "sample"
     convolutions: bool = True
     image_share: float = Field(default=0.0, ge=0, le=1)
     sampling: Sampling | None = None
+
+
+class TokenizerRun(Section):
+    """A video tokenizer of each variant's own, from nothing; latents of different tokenizers have no losses to compare.
+
+    Attributes:
+        config: YAML file of its run.
+        minutes: of training, of which the learning rate falls over the last `decay_minutes`.
+        num_clips: so many clips are then encoded anew, for the trial's cache.
+    """
+
+    config: str
+    minutes: float = Field(default=5.0, ge=0)
+    decay_minutes: float = Field(default=2.0, ge=0)
+    num_clips: int = Field(default=2000, ge=2)
 
 
 class Group(Section):
@@ -108,6 +126,7 @@ class Group(Section):
         seeds: of the runs; for "sampling", of the clips of a prompt.
         set: settings of all runs.
         model: for "sampling"; "" = the shipped one.
+        tokenizer: null: that of the run.
         sampling: how clips are made.
         variants: by name.
     """
@@ -120,6 +139,7 @@ class Group(Section):
     seeds: tuple[int, ...] = (0,)
     set: tuple[str, ...] = ()
     model: str = ""
+    tokenizer: TokenizerRun | None = None
     sampling: Sampling = Sampling()
     variants: dict[str, Variant] = Field(min_length=1)
 
@@ -130,6 +150,13 @@ class Group(Section):
             given = [key for key in fields if key != "sampling" and getattr(variant, key) != fields[key].default]
             if given:
                 raise ValueError(f"`variants.{name}.{given[0]}` must be left out of a group that trains nothing.")
+        if self.kind == "sampling" and self.tokenizer is not None:
+            raise ValueError("`tokenizer` must be left out of a group that trains nothing.")
+        for name, variant in self.variants.items():
+            if variant.tokenizer_set and self.tokenizer is None:
+                raise ValueError(
+                    f"`variants.{name}.tokenizer_set` must be left out of a group that trains no `tokenizer`."
+                )
         return self
 
 
@@ -244,6 +271,16 @@ class Ground:
             return squared_errors(*networks, batch, noise, self.config)
 
 
+def own_ground(
+    config: TrainConfig, run: TokenizerRun, variant: Variant, folder: Path
+) -> tuple[Ground, dict[str, float]]:
+    """Trains a variant's tokenizer in `folder` and encodes clips with it: the ground of its trial, and how well it reconstructs."""
+    settings = load_tokenizer_config(run.config, [*variant.tokenizer_set, f"output={folder / 'tokenizer'}"])
+    scores = train_tokenizer(settings, TimeBox(run.minutes, run.decay_minutes))
+    data = config.data.model_copy(update={"num_clips": run.num_clips, "cache": str(folder / "cache")})
+    return Ground(config.model_copy(update={"tokenizer": str(folder / "tokenizer" / "vae"), "data": data})), scores
+
+
 def still_prompt(prompt: Prompt) -> str:
     """What a prompt asks for, in the words of single images: nothing about the camera."""
     return caption(ClipSpec.from_json(prompt.spec), random.Random(prompt.id), prompt.language, style="none")  # type: ignore[arg-type]
@@ -324,7 +361,7 @@ def judge_clips(group: Group, sampling: Sampling, model: str, folder: Path) -> d
 
 
 def run_trial(ground: Ground, group: Group, variant: Variant, seed: int, folder: Path) -> dict[str, Any]:
-    """Trains and judges one variant; returns what `trial.json` holds."""
+    """Trains and judges one variant; returns what `trial.json` holds, but for the reconstruction of a tokenizer of its own."""
     sampling = variant.sampling or group.sampling
     raw = ground.config.model_dump(mode="json")
     raw |= {"seed": seed, "output": str(folder)}
@@ -388,8 +425,13 @@ def run_sweep(
                     right = judge_clips(group, variant.sampling or group.sampling, group.model, folder)
                     trial: dict[str, Any] = {"seed": seed, "right": right}
                 else:
-                    ground = ground or Ground(load_config(sweep.config, overrides))
-                    trial = run_trial(ground, group, variant, seed, folder)
+                    config = load_config(sweep.config, overrides)
+                    if group.tokenizer is None:
+                        ground = ground or Ground(config)
+                        trial = run_trial(ground, group, variant, seed, folder)
+                    else:
+                        own, scores = own_ground(config, group.tokenizer, variant, folder)
+                        trial = run_trial(own, group, variant, seed, folder) | {"reconstruction": scores}
                 (folder / "trial.json").write_text(json.dumps(trial) + "\n", encoding="utf-8")
                 shares = {key: f"{interval.mean:.3f}" for key, interval in right_shares([trial]).items()}
                 say(f"{group_name}/{name}-{seed}: {trial.get('steps')} steps, {shares}")
@@ -456,11 +498,14 @@ def summarise(sweep: Sweep, runs: Path) -> dict[str, list[dict[str, Any]]]:
                 "more_than_base": share_differences(trials, base) if base and trials is not base else {},
             }
             if group.kind != "sampling":
+                row |= {key: [trial[key] for trial in trials] for key in ("steps", "examples")}
+                row |= {key: trials[0][key] for key in ("parameters", "active")}
+            if group.tokenizer is not None:
+                row["reconstruction"] = [trial["reconstruction"] for trial in trials]
+            elif group.kind != "sampling":
                 losses = {trial["seed"]: np.array(trial["losses"]) for trial in trials}
                 theirs = {trial["seed"]: np.array(trial["losses"]) for trial in base}
                 shared = base and trials is not base and set(losses) & set(theirs)
-                row |= {key: [trial[key] for trial in trials] for key in ("steps", "examples")}
-                row |= {key: trials[0][key] for key in ("parameters", "active")}
                 row["loss"] = [float(loss.mean()) for loss in losses.values()]
                 row["loss_of_levels"] = np.mean([loss.mean(0) for loss in losses.values()], 0).tolist()
                 row["loss_more_than_base"] = paired_difference(losses, theirs) if shared else None
@@ -470,14 +515,22 @@ def summarise(sweep: Sweep, runs: Path) -> dict[str, list[dict[str, Any]]]:
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The table of a group; shares in per cent with 95 % intervals."""
-    trained = "loss" in rows[0]
+    trained, with_tokenizer = "loss" in rows[0], "reconstruction" in rows[0]
     measured = [key for key in MEASURES if key in rows[0]["right"]]
-    head = ["", *(("steps", "examples", "loss", "loss against the first") if trained else ()), *measured]
+    head = ["", *(("steps", "examples") if trained or with_tokenizer else ())]
+    head += [
+        *(("loss", "loss against the first") if trained else ()),
+        *(("PSNR, dB",) if with_tokenizer else ()),
+        *measured,
+    ]
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     for row in rows:
         cells = [f"`{row['name']}`"]
-        if trained:
+        if trained or with_tokenizer:
             cells += [", ".join(map(str, row["steps"])), ", ".join(map(str, row["examples"]))]
+        if with_tokenizer:
+            cells.append(", ".join(f"{scores['psnr_stage']:.1f}" for scores in row["reconstruction"]))
+        if trained:
             cells.append(", ".join(f"{loss:.4f}" for loss in row["loss"]))
             difference = row["loss_more_than_base"]
             cells.append("{:+.4f} ({:+.4f} .. {:+.4f})".format(*difference) if difference else "")

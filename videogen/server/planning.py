@@ -112,7 +112,7 @@ class Ask(BaseModel):
     literal_prompt: Annotated[
         bool,
         Field(
-            description="Give the prompt to the model as it is: read no unknown words as known ones, add no movement or place; the default with `strict`."
+            description="Give the prompt to the model as it is: read no unknown words as known ones, add no movement, place or camera move; the default with `strict`."
         ),
     ] = False
     watermark: Annotated[bool, Field(description="Draw the visible mark.")] = False
