@@ -52,6 +52,10 @@ def test_what_is_added(prompt: str, said: str) -> None:
         ("a fox jumps in the snow, [Pan left]", "a fox jumps in the snow, [Pan left]"),
         ("a fox jumps in the snow, the camera pans left", "a fox jumps in the snow, the camera pans left"),
         ("a fox jumps in the snow. the camera climbs", "a fox jumps in the snow. the camera climbs"),
+        ("a fox jumps in the snow, slow zoom in", "a fox jumps in the snow, slow zoom in"),
+        ("aerial view of a fox that jumps in the snow", "aerial view of a fox that jumps in the snow"),
+        ("航拍,狐狸在雪地里跳", "航拍,狐狸在雪地里跳"),
+        ("a panda jumps in the snow", "a panda jumps in the snow [Static shot]"),
         ("狐狸在雪地里跳", "狐狸在雪地里跳 [Static shot]"),
         ("狐狸在雪地里跳,镜头左摇", "狐狸在雪地里跳,镜头左摇"),
     ],
@@ -82,6 +86,8 @@ def test_prompts_that_say_everything_stay(split: str) -> None:
         vocabulary = rungs()[prompt["rung"]].to_dict()
         read = read_words(prompt["prompt"], vocabulary).prompt
         assert say_the_unsaid(read, vocabulary, ("motions", "scenes")) == Read(read)
+        asked = "camera" in prompt["asked"]
+        assert say_the_unsaid(read, vocabulary).prompt == (read if asked else f"{read} [Static shot]")
 
 
 @pytest.mark.parametrize("prompt", ["[Pan left]", "the camera pans left", "x " * (MAX_PROMPT_LENGTH // 2), ""])

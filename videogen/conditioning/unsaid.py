@@ -27,11 +27,19 @@ HOMES: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Scenes where somebody would look for an actor, the likeliest first; anybody else's is the forest."""
 
+UNSAID_VERSION = 1
+"""Counts the rules: the same prompt is completed the same where it is the same."""
+
 STILL = "Static shot"
 """The camera command of who asks for none."""
 
 _NOUNS = {"motions": "movement", "scenes": "place", "cameras": "camera move"}
 _SUBJECT = re.compile(r"\bsubject\b|主角|主体", re.IGNORECASE)
+_MOVES = re.compile(  # of a camera, in words that are no command
+    r"\b(?:zoom|pan|tilt|dolly|orbit)(?:s|ning|ing|ed)?\b|\b(?:tracking|crane|drone|aerial|handheld|hand-held|pov|shaky|static) (?:shot|view|footage)\b"
+    r"|\b(?:push|pull|truck)(?:s|ing)? (?:in|out|back|left|right)\b|航拍|跟拍|推近|拉远|拉近|俯拍",
+    re.IGNORECASE,
+)
 _LONGEST = 4  # words of a phrase
 
 
@@ -78,6 +86,7 @@ def say_the_unsaid(
         "cameras" in kinds
         and STILL in vocabulary.get("cameras", ())
         and len(told) == len(parts)
+        and not _MOVES.search(prompt)
         and not parse_camera(prompt).segments
     ):
         missing.append("cameras")

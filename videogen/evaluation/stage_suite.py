@@ -23,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from videogen.conditioning.unsaid import UNSAID_VERSION
 from videogen.conditioning.wording import table_hash
 from videogen.data.files import atomic_path
 from videogen.data.stage import captions
@@ -256,7 +257,7 @@ def run_suite(
     if settings.language is None:  # as in folders from before there was one
         del about["language"]
     if settings.source == "model" and not settings.literal_prompt:
-        about["wording"] = table_hash()
+        about["wording"], about["unsaid"] = table_hash(), UNSAID_VERSION
     about = json.loads(json.dumps(about))
     claim(folder, about, free=("num_prompts", "seeds", "batch_size", "kinds"))
     jobs = [(prompt, index) for index in range(settings.seeds) for prompt in prompts]
