@@ -152,7 +152,7 @@ def test_extend_keeps_the_old_frames_and_replays(
     assert main(["extend", str(tmp_path / "a.webm"), "--duration", "0.7", "-o", str(out), "--model", str(model)]) == 0
     assert "25 frames" in capsys.readouterr().out
     receipt = read_receipt(out)
-    assert receipt.request.prompt == "a fox jumps" and receipt.request.num_frames == 25
+    assert receipt.request.prompt == "a fox jumps in the forest [Static shot]" and receipt.request.num_frames == 25
     old = read_video(tmp_path / "a.webm").frames
     kept = np.stack([np.asarray(record.picture()) for record in receipt.request.pictures])
     assert (kept == old).all()
@@ -165,25 +165,28 @@ def test_extend_takes_the_camera_of_the_receipt_unless_it_gets_one(
 ) -> None:
     common = ["--model", str(model)]
     told, option = tmp_path / "told.webm", tmp_path / "option.webm"
-    assert main(["generate", "a fox jumps, [Pan left]", "-o", str(told), *common]) == 0
-    assert main(["generate", "a fox jumps", "--camera", "Pan left", "-o", str(option), *common]) == 0
+    assert main(["generate", "a fox jumps in the snow, [Pan left]", "-o", str(told), *common]) == 0
+    assert main(["generate", "a fox jumps in the snow", "--camera", "Pan left", "-o", str(option), *common]) == 0
     twice, both_told = tmp_path / "twice.webm", tmp_path / "both_told.webm"
-    assert main(["generate", "a fox jumps [Pan left] [Zoom in]", "-o", str(both_told), *common]) == 0
-    assert main(["generate", "a fox jumps", "--camera", "[Pan left] [Zoom in]", "-o", str(twice), *common]) == 0
+    assert main(["generate", "a fox jumps in the snow [Pan left] [Zoom in]", "-o", str(both_told), *common]) == 0
+    assert (
+        main(["generate", "a fox jumps in the snow", "--camera", "[Pan left] [Zoom in]", "-o", str(twice), *common])
+        == 0
+    )
     for source, more, prompt, camera in (
-        (told, [], "a fox jumps, [Pan left]", None),
-        (told, ["--camera", "Zoom in"], "a fox jumps", "Zoom in"),
-        (option, [], "a fox jumps", "Pan left"),
-        (option, ["--camera", "Zoom in"], "a fox jumps", "Zoom in"),
-        (both_told, [], "a fox jumps", "[Zoom in]"),  # goes on as it ends
-        (twice, [], "a fox jumps", "[Zoom in]"),
+        (told, [], "a fox jumps in the snow, [Pan left]", None),
+        (told, ["--camera", "Zoom in"], "a fox jumps in the snow", "Zoom in"),
+        (option, [], "a fox jumps in the snow", "Pan left"),
+        (option, ["--camera", "Zoom in"], "a fox jumps in the snow", "Zoom in"),
+        (both_told, [], "a fox jumps in the snow", "[Zoom in]"),  # goes on as it ends
+        (twice, [], "a fox jumps in the snow", "[Zoom in]"),
     ):
         out = tmp_path / "longer.webm"
         assert main(["extend", str(source), "--duration", "0.7", *more, "-o", str(out), *common]) == 0
         request = read_receipt(out).request
         assert (request.prompt, request.camera) == (prompt, camera)
     capsys.readouterr()
-    both = ["--prompt", "a fox jumps [Pan left]", "--camera", "Zoom in"]
+    both = ["--prompt", "a fox jumps in the snow [Pan left]", "--camera", "Zoom in"]
     assert main(["extend", str(told), "--duration", "0.7", *both, "-o", str(out), *common]) == 2
     assert "must not both name camera commands" in capsys.readouterr().err
 

@@ -28,6 +28,8 @@ from videogen_pipelines.requests import extension_overlap
 
 VARIANTS = ("video", "thumbnail", "spritesheet", "gif", "sheet", "receipt")
 
+STILL = f"{PROMPT} [Static shot]"
+
 
 @pytest.fixture(scope="module")
 def receiver() -> Iterator[Hook]:
@@ -112,7 +114,7 @@ def test_what_is_adjusted_is_said_and_strict_refuses_it(server: LocalServer) -> 
     assert any(sentence.startswith("`height` 720 became 32x32") for sentence in alone)
     refused = server.http.post("/v1/jobs", json={"prompt": PROMPT, "height": 720, "strict": True}).json()["error"]
     assert refused["param"] == "height"
-    long = server.http.post("/v1/estimates", json={"prompt": PROMPT, "num_frames": 10_000}).json()["adjusted"]
+    long = server.http.post("/v1/estimates", json={"prompt": STILL, "num_frames": 10_000}).json()["adjusted"]
     assert "is beyond the 30 seconds" in long[0] and all(sentence.startswith("`num_frames` 10000") for sentence in long)
 
 
@@ -120,7 +122,7 @@ def test_words_are_read_unless_taken_literally(server: LocalServer) -> None:
     prompt = "a fox jumps in the snow at midnight"
     read = server.http.post("/v1/estimates", json={"prompt": prompt}).json()
     assert "'at midnight' was read as 'at night'." in read["adjusted"]
-    assert read["request"]["prompt"].endswith("at night") and read["request"]["asked_prompt"] == prompt
+    assert read["request"]["prompt"].endswith("at night [Static shot]") and read["request"]["asked_prompt"] == prompt
     for literal in ({"literal_prompt": True}, {"strict": True}):
         kept = server.http.post("/v1/estimates", json={"prompt": prompt, **literal}).json()
         assert kept["request"]["prompt"] == prompt and kept["request"]["asked_prompt"] is None
@@ -210,11 +212,11 @@ def test_what_becomes_of_a_picture_is_told_when_the_job_is_accepted(server: Loca
         "`{}` was cropped at the centre from 48x64 to 48x48.",
         f"`{{}}` was reduced to {SIZE}x{SIZE}.",
     ]
-    first = server.submit(first_frame=upload)
+    first = server.submit(prompt=STILL, first_frame=upload)
     assert first["adjusted"] == [sentence.format("first_frame") for sentence in told]
-    openai = server.http.post("/v1/videos", json={"prompt": PROMPT, "input_reference": {"file_id": upload}}).json()
+    openai = server.http.post("/v1/videos", json={"prompt": STILL, "input_reference": {"file_id": upload}}).json()
     assert openai["adjusted"] == [sentence.format("input_reference") for sentence in told]
-    subject = server.submit(prompt="the subject jumps in the snow", subjects=[upload])
+    subject = server.submit(prompt="the subject jumps in the snow [Static shot]", subjects=[upload])
     assert subject["adjusted"][1:] == [sentence.format("subject 1") for sentence in told[1:]]
     for job in (first, openai, subject):
         assert server.wait(job["id"])["adjusted"] == job["adjusted"]
@@ -402,7 +404,7 @@ def test_minimax_from_start_to_download(server: LocalServer) -> None:
     body = {"model": "T2V-01-Director", "prompt": "a red vixen leaps in winter", "duration": 6, "resolution": "768P"}
     created = server.http.post("/v1/video_generation", json=body).json()
     assert created["base_resp"] == {"status_code": 0, "status_msg": "success"}
-    assert created["prompt"] == "a fox jumps in the snow"
+    assert created["prompt"] == "a fox jumps in the snow [Static shot]"
     said = " ".join(created["adjusted"])
     assert (
         "T2V-01-Director is answered by" in said

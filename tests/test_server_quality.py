@@ -103,7 +103,7 @@ def test_what_guides_is_refused_where_there_is_no_guidance(model: Path, tmp_path
 def test_pictures_that_will_be_cropped_or_resized_are_told_before(model: Path, tmp_path: Path) -> None:
     planner = Planner(model, tmp_path)
     ask = Ask(
-        prompt=PROMPT,
+        prompt=f"{PROMPT} [Static shot]",
         first_frame="a",
         last_frame="b",
         keyframes=[{"time": 0.5, "image": "c"}],  # type: ignore[list-item]

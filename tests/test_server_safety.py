@@ -460,7 +460,9 @@ def test_a_forced_mark_is_said(tmp_path: Path) -> None:
     with client(tmp_path, watermark="always") as api:
         job = api.post("/v1/jobs", json={"prompt": PROMPT}).json()
         assert job["request"]["watermark"] and any("operator of this server marks" in s for s in job["adjusted"])
-        assert api.post("/v1/jobs", json={"prompt": PROMPT, "watermark": True}).json()["adjusted"] == []
+        assert (
+            api.post("/v1/jobs", json={"prompt": f"{PROMPT} [Static shot]", "watermark": True}).json()["adjusted"] == []
+        )
 
 
 def test_expiry_takes_the_oldest_first_and_nothing_that_is_in_use(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ from videogen_pipelines.requests import (
     check_length,
     check_sampling,
     check_size,
+    complete_prompt,
     make_generators,
     notes_without_guidance,
     plan_windows,
@@ -664,12 +665,13 @@ class VideoGenerationPipeline(DiffusionPipeline):
         read: list[str] = []
         texts, plans, vectors = [], [], None
         for text in asked:
-            wording = read_prompt(check_prompt(text), self.vocabulary, literal_prompt, task, camera is not None)
-            plan, vectors = read_camera(wording.prompt, camera)
+            wording = read_prompt(check_prompt(text), self.vocabulary, literal_prompt)
+            said = complete_prompt(wording.prompt, self.vocabulary, literal_prompt, task, camera is not None)
+            plan, vectors = read_camera(said.prompt, camera)
             if not plan.prompt_without_brackets:
                 raise ValueError("`prompt` must not be empty beside its camera commands; say what the video shows.")
-            read.append(wording.prompt)
-            adjusted.extend(note for note in wording.notes if note not in adjusted)
+            read.append(said.prompt)
+            adjusted.extend(note for note in (*wording.notes, *said.notes) if note not in adjusted)
             texts.append(plan.prompt_without_brackets)
             plans.append(plan)
             adjusted.extend(note for note in plan.notes if note not in adjusted)

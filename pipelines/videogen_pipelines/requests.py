@@ -295,26 +295,24 @@ def settle_quality(
     return "fast" if fits and quality != "high" else "high"
 
 
-def read_prompt(
-    prompt: str,
-    vocabulary: Mapping[str, Any] | None,
-    literal_prompt: bool = False,
-    task: Task = "text",
-    camera_given: bool = False,
-) -> Read:
-    """A prompt as the model is given it, unless it is to be taken literally.
+def read_prompt(prompt: str, vocabulary: Mapping[str, Any] | None, literal_prompt: bool = False) -> Read:
+    """A prompt as the model is given it: unknown words read as the nearest known ones, unless it is to be taken literally."""
+    return Read(prompt) if literal_prompt else read_words(prompt, vocabulary)
 
-    Unknown words are read as the nearest known ones (`read_words`), and what it leaves unsaid is said (`say_the_unsaid`): a movement and a
-    place where no picture of the clip shows them, a camera that stands still where a clip begins and nobody moves it.
+
+def complete_prompt(
+    prompt: str, vocabulary: Mapping[str, Any] | None, literal_prompt: bool, task: Task, camera_given: bool
+) -> Read:
+    """A prompt after reading with what it leaves unsaid (`say_the_unsaid`), unless it is to be taken literally.
+
+    A movement and a place are added where no picture of the clip shows them, a camera that stands still where a clip begins and nobody
+    moves it.
     """
     if literal_prompt:
         return Read(prompt)
-    read = read_words(prompt, vocabulary)
-    kinds = (
-        {"motions", "scenes", "cameras"} if task in ("text", "subject") else {"cameras"} if task == "image" else set()
-    )
-    said = say_the_unsaid(read.prompt, vocabulary, kinds - ({"cameras"} if camera_given else set()))
-    return Read(said.prompt, (*read.notes, *said.notes), read.readings)
+    kinds = [] if task in ("image", "extend") else ["motions", "scenes"]
+    kinds += [] if task == "extend" or camera_given else ["cameras"]
+    return say_the_unsaid(prompt, vocabulary, kinds)
 
 
 def read_negative_prompt(

@@ -15,7 +15,7 @@ from videogen.conditioning.camera import parse_camera
 from videogen.conditioning.camera_words import tells_camera
 from videogen.conditioning.phrases import Phrases, stage_phrases
 from videogen.conditioning.prompt import MAX_PROMPT_LENGTH
-from videogen.conditioning.wording import Read, clauses, is_han, load_table, words_of
+from videogen.conditioning.wording import Read, clauses, is_han, load_table, quoted, words_of
 
 HOMES: Mapping[str, tuple[str, ...]] = {
     "penguin": ("snow",), "snowman": ("snow",), "unicorn": ("meadow", "snow"),
@@ -71,14 +71,15 @@ def say_the_unsaid(
     missing = [
         kind
         for kind in ("motions", "scenes")
-        if kind in kinds and not any(_told(text, kind, phrases) for text, _ in told)
+        if kind in kinds
+        and not any(_told(text, kind, phrases) for text in (*quoted(prompt), *(text for text, _ in told)))
     ]
     scenes = [name for name in (*HOMES.get(actor or "", ()), "forest") if name in vocabulary["scenes"]]
     motion = "stays" if "stays" in vocabulary["motions"] else vocabulary["motions"][0]
     scene = scenes[0] if scenes else vocabulary["scenes"][0]
     if not {("motions", motion), ("scenes", scene)} <= load_table().things.keys():  # of a world that is not Stage
         return Read(prompt)
-    chinese = any(is_han(character) for character in prompt)
+    chinese = any(is_han(character) for character in chosen[1])
     added = _say(motion if "motions" in missing else None, scene if "scenes" in missing else None, chinese)
     completed = f"{prompt[:at]}{added}{prompt[at:]}"
     shown = [f"'{added.lstrip(' ,')}'"] if added else []

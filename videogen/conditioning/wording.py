@@ -584,6 +584,11 @@ def clauses(prompt: str) -> Iterator[tuple[str, int]]:
             start = match.end()
 
 
+def quoted(prompt: str) -> list[str]:
+    """What stands in quotes."""
+    return [match.group() for match in _KEPT.finditer(prompt) if match.group()[0] not in "[【［"]
+
+
 _SPOKEN_YOU = re.compile(r"(uni(?![nm])|ufo|use|eu)", re.IGNORECASE)
 
 

@@ -341,9 +341,8 @@ class Planner:
             literal = ask.literal_prompt or (ask.strict and "literal_prompt" not in ask.model_fields_set)
             avoided = rules.read_negative_prompt(ask.negative_prompt, self.words_vocabulary, literal)
             negative = avoided.prompt
-            read = rules.read_prompt(prompt, self.words_vocabulary, literal, task, ask.camera is not None)
-            asked_prompt = prompt if read.prompt != prompt else None
-            prompt = read.prompt
+            read = rules.read_prompt(prompt, self.words_vocabulary, literal)
+            asked, prompt = prompt, read.prompt
             adjusted.extend(dict.fromkeys((*read.notes, *avoided.notes)))
             if ask.prompt_optimizer:
                 rewritten = optimize_prompt(
@@ -352,6 +351,10 @@ class Planner:
                 if rewritten.prompt != prompt:
                     adjusted.append(f"`prompt` was rewritten: {'; '.join(rewritten.changes)}.")
                     prompt = rewritten.prompt
+            said = rules.complete_prompt(prompt, self.words_vocabulary, literal, task, ask.camera is not None)
+            adjusted.extend(said.notes)
+            asked_prompt = asked if read.prompt != asked or said.notes else None
+            prompt = said.prompt
             camera, vectors = (ask.camera, None) if isinstance(ask.camera, str) else (None, ask.camera)
             plan, _ = rules.read_camera(prompt, ask.camera if camera is None else camera)
             if not plan.prompt_without_brackets:
