@@ -179,7 +179,7 @@ def test_pictures_by_choice_and_by_drop(page: Any, server: LocalServer, tmp_path
     page.wait_for_selector("[data-role='first_frame'].filled img")
     page.set_input_files("[data-role='subject'] input", tmp_path / "a.png")
     page.click(".chip:has-text('the subject')")
-    assert page.input_value("#prompt") == "the subject stays in the snow"
+    assert page.input_value("#prompt") == "the subject stays in the snow [Static shot]"
     assert page.locator("[data-role='first_frame'] img").count() == 0  # the model takes one or the other
 
 
@@ -200,7 +200,7 @@ def test_the_settings_of_a_clip_are_all_taken_over(page: Any, server: LocalServe
             "prompt": "a tree stays on the beach",
             **guided,
         },
-        {"subjects": pictures, "prompt": "the subject stays on the beach"},
+        {"subjects": pictures, "prompt": "the subject stays on the beach [Static shot]"},
     ):
         made = server.wait(server.submit(**body)["id"])
         assert made["status"] == "completed", made
@@ -336,6 +336,7 @@ def test_sentences_of_the_server_are_chinese_in_the_chinese_page(page: Any, serv
     sentences += estimate(width=1280, height=720, fps=25, duration=0.9)["adjusted"]
     subject = upload(Image.new("RGB", (100, 60)))["id"]
     sentences += estimate(prompt="the subject jumps in the snow", subjects=[subject])["adjusted"]
+    sentences += estimate(prompt="狐狸")["adjusted"] + estimate(prompt="狐狸, [Pan left]")["adjusted"]
     sentences += estimate(num_frames=15)["adjusted"] + estimate(camera="[Pan left,Pan left]")["adjusted"]
     made = server.wait(server.submit(prompt="a fox plays chess, [Push in]", steps=1)["id"])
     sentences += made["warnings"]

@@ -7,11 +7,16 @@ const NAMES = {
   first_frame: "首帧", last_frame: "尾帧", subjects: "主角图片", "subject 1": "主角图片 1", "subject 2": "主角图片 2", file: "图片", keyframes: "关键帧", source: "原片段", prompt: "提示词",
   duration: "时长", num_frames: "帧数", fps: "帧率", width: "宽度", height: "高度", "width and height": "尺寸", watermark: "标记", seed: "种子", steps: "步数", camera: "镜头",
   guidance_scale: "引导强度", negative_prompt: "避免出现",
+  movement: "动作", place: "地点", "camera move": "运镜", "movement, no place": "动作和地点", "movement, no camera move": "动作和运镜", "place, no camera move": "地点和运镜",
+  "movement, no place, no camera move": "动作、地点和运镜",
 };
 
 const PATTERNS = [
   [/^the model does not know '(.+)'; the nearest it knows: (.+)\.$/, "模型不认识“$1”；相近的有：$2。"],
   [/^the model does not know '(.+)'; .+$/, "模型不认识“$1”。"],
+  [/^'(.+)' was read as '(.+)'\.$/, "“$1”读作“$2”。"],
+  [/^no (.+) was named, '(.+)' and (\[.+\]) were added; .+$/, "没有说明$1，已添加“$2”和 $3。"],
+  [/^no (.+) was named, '?(.+?)'? was added; .+$/, "没有说明$1，已添加“$2”。"],
   [/^the model has not learnt \[(.+)\]; it knows (.+)\.$/, "模型没有学过 [$1]；它会的是 $2。"],
   [/^video \d+ is almost black; try another seed\.$/, "画面几乎全黑；请换个种子。"],
   [/^video \d+ hardly moves although a camera movement was asked for; try another seed\.$/, "要求了运镜，画面却几乎不动；请换个种子。"],
