@@ -110,6 +110,8 @@ def test_a_tokenizer_of_each_variant(ground, tmp_path, monkeypatch):
     group = {"kind": "images", "num_prompts": 2, "sampling": {"num_inference_steps": 2}, "variants": variants}
     group["tokenizer"] = {"config": str(config), "num_clips": 12}
     sweep = sweeps.Sweep(config=str(ground / "run.yaml"), groups={"tokenizer": group})
+    cut_off = tmp_path / "runs/tokenizer/base-0/tokenizer/checkpoint-00000001"
+    cut_off.mkdir(parents=True)  # of a trial that was stopped: would be a run in the way
     sweeps.run_sweep(sweep, tmp_path / "runs")
     base, noisy = sweeps.summarise(sweep, tmp_path / "runs")["tokenizer"]
     assert base["steps"] == noisy["steps"] == [2] and "loss" not in base  # of other latents

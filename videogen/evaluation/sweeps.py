@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -420,6 +421,8 @@ def run_sweep(
                 folder = runs / group_name / f"{name}-{seed}"
                 if (folder / "trial.json").is_file():
                     continue
+                if group.kind != "sampling":  # what was cut off is trained anew, what was sampled is kept
+                    shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True, exist_ok=True)
                 if group.kind == "sampling":
                     right = judge_clips(group, variant.sampling or group.sampling, group.model, folder)
@@ -517,7 +520,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The table of a group; shares in per cent with 95 % intervals."""
     trained, with_tokenizer = "loss" in rows[0], "reconstruction" in rows[0]
     measured = [key for key in MEASURES if key in rows[0]["right"]]
-    head = ["", *(("steps", "examples") if trained or with_tokenizer else ())]
+    head = ["", *(("steps", "examples") if "steps" in rows[0] else ())]
     head += [
         *(("loss", "loss against the first") if trained else ()),
         *(("PSNR, dB",) if with_tokenizer else ()),
@@ -526,7 +529,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     for row in rows:
         cells = [f"`{row['name']}`"]
-        if trained or with_tokenizer:
+        if "steps" in row:
             cells += [", ".join(map(str, row["steps"])), ", ".join(map(str, row["examples"]))]
         if with_tokenizer:
             cells.append(", ".join(f"{scores['psnr_stage']:.1f}" for scores in row["reconstruction"]))
